@@ -1,0 +1,41 @@
+"""npeff_nb: see which strategies a neural network uses, in a notebook.
+
+NPEFF (Matena and Raffel, arXiv 2310.04649) factors the Fisher matrices of single examples into a few shared rank-1 components.  Names are
+found on first use, so that ``import npeff_nb`` is quick and saved results open on machines without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load_demo": "npeff_nb.demo.model",
+    "extract_fishers": "npeff_nb.fisher.extract",
+    "PEFs": "npeff_nb.fisher.pefs",
+    "NPEFF": "npeff_nb.decomposition.npeff",
+    "perturb": "npeff_nb.directions.perturb",
+    "explore": "npeff_nb.widgets.explorer",
+    "load": "npeff_nb._load",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"npeff_nb has no {name!r}; it has {', '.join(sorted(_PUBLIC))}")
+    try:
+        value = getattr(import_module(_PUBLIC[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name in {"torch", "transformers"}:
+            raise ImportError(f'nb.{name} runs models and needs torch and transformers: pip install "npeff-nb[torch]"') from error
+        raise
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

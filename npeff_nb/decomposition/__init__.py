@@ -1,0 +1,1 @@
+"""From per-example Fishers to components."""

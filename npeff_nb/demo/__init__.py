@@ -1,0 +1,1 @@
+"""The embedded model and data, and the main job run on them."""

@@ -1,0 +1,137 @@
+"""A component in parameter space: one weighted backward pass over the examples that make it up.
+
+Every minimiser lies in the span of the factor rows, h_k = Σ_iy Θ_k,iy a_iy (:meth:`npeff_nb.NPEFF.row_weights`), and a_iy is the pull-back of a
+known vector on the logits.  So the direction is the gradient of Σ_i ⟨Σ_y Θ_k,iy row_iy, z_i⟩ with the brackets' left side held constant.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from npeff_nb.fisher._inputs import to_device
+from npeff_nb.fisher.factors import reduced_cotangents
+from npeff_nb.fisher.subject import Subject, alone_with, check_ready
+
+if TYPE_CHECKING:
+    from npeff_nb.decomposition.npeff import NPEFF
+
+COVERAGE = 0.98
+"""Share of ‖h‖² whose examples take part: a component leans on few examples, and the long rest would cost most of the time."""
+
+
+class Direction(dict[str, Tensor]):
+    """A unit-norm direction in parameter space: parameter name -> tensor of that parameter's shape.
+
+    Attributes
+    ----------
+    cosine : with the component's full direction, as far as the factor rows' features tell; 1 when every example took part.
+    examples : how many examples took part.
+    """
+
+    cosine: float = 1.0
+    examples: int = 0
+
+
+def direction(npeff: NPEFF, k: int, model: nn.Module | None = None, coverage: float = COVERAGE) -> Direction:
+    """Component ``k`` as a unit-norm direction over the parameters that took part.
+
+    Parameters
+    ----------
+    model : the model of the extraction by default; a loaded decomposition needs :meth:`~npeff_nb.NPEFF.attach` first, after which another
+        model of the same shape (a later checkpoint, say) may be given here.
+    coverage : examples are taken, those that contribute most first, until they carry this share of the component.
+
+    Raises
+    ------
+    ValueError
+        When the component does not exist, there is no model, or it lacks one of the parameters.
+    """
+    k = npeff.check_component(k)
+    subject = subject_of(npeff, model)
+    theta = npeff.row_weights(k)
+    contribution = (theta * npeff.projections_[:, :, k]).sum(1)  # sums to ‖h‖² = 1 at a stationary point
+    order = np.argsort(-np.abs(contribution), kind="stable")
+    reached = np.cumsum(contribution[order])
+    take = int((reached < coverage * reached[-1]).argmin()) + 1 if coverage < 1 else len(order)
+    rows = order[:take]
+
+    weights = theta[rows] / np.sqrt(np.where(npeff.norms[rows] > 0, npeff.norms[rows], 1.0))[:, None]
+    # From the logits of the extraction: the very rows that were decomposed, signs and class order included.
+    cotangents = reduced_cotangents(torch.from_numpy(npeff.logits[rows]))
+    on_logits = torch.einsum("ny,nyc->nc", torch.from_numpy(weights), cotangents)
+    found = Direction(pull_back(subject, list(npeff.parameters["name"]), rows, on_logits))
+    length = norm(found)
+    if not np.isfinite(length) or length == 0:
+        raise ValueError(f"component {k} has a direction of length {length} in parameter space: it cannot be lifted")
+    for value in found.values():
+        value /= length
+    found.cosine = float(min(1.0, reached[take - 1] / length))
+    found.examples = take
+    return found
+
+
+def pull_back(subject: Subject, names: list[str], rows: np.ndarray, on_logits: Tensor) -> dict[str, Tensor]:
+    """Σ_i Jᵢᵀ v_i over chosen parameters for v (n, c): parameter name -> tensor, on the model's device, float32."""
+    model = subject.model
+    check_ready(model)
+    there = dict(model.named_parameters())
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ValueError(f"the model has no parameter {missing[0]!r}, over which this decomposition was made")
+    place = {int(row): at for at, row in enumerate(rows)}
+    chosen = [there[name] for name in names]
+    total = [torch.zeros_like(p, dtype=torch.float32, requires_grad=False) for p in chosen]
+    with alone_with(model):
+        asked = {p: p.requires_grad for p in model.parameters()}
+        try:
+            for p in asked:
+                p.requires_grad_(False)
+            for p in chosen:
+                p.requires_grad_(True)
+            for batch in subject.batches.batches(rows):
+                with torch.enable_grad():
+                    logits = subject.logits_of(model, to_device(subject.batches.batch(batch), subject.device))
+                    v = on_logits[[place[int(row)] for row in batch]].to(logits)
+                    gradients = torch.autograd.grad((logits * v).sum(), chosen, allow_unused=True)
+                for kept, gradient in zip(total, gradients, strict=True):
+                    if gradient is not None:
+                        kept += gradient
+        finally:
+            for p, was in asked.items():
+                p.requires_grad_(was)
+    return dict(zip(names, total, strict=True))
+
+
+def random_direction(like: dict[str, Tensor], seed: int = 0) -> Direction:
+    """A unit-norm Gaussian direction over the same parameters: the control that tells an edit from mere noise."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = Direction({name: torch.randn(value.shape, generator=generator).to(value) for name, value in like.items()})
+    length = norm(drawn)
+    for value in drawn.values():
+        value /= length
+    return drawn
+
+
+def norm(direction: dict[str, Tensor]) -> float:
+    """L2 norm over all tensors together, summed in float64."""
+    return float(sum(value.double().square().sum() for value in direction.values()) ** 0.5)
+
+
+def subject_of(npeff: NPEFF, model: nn.Module | None = None) -> Subject:
+    """The model with its examples behind a decomposition, or an error that says how to provide it."""
+    if npeff.subject is None:
+        raise ValueError(
+            "this decomposition has no model at hand: "
+            + (
+                "call npeff.attach(model, tokenizer) with the model it was made from"
+                if npeff.examples is not None
+                else "it was fitted on an array; fit it on the result of nb.extract_fishers to lift and edit components"
+            )
+        )
+    if model is None or model is npeff.subject.model:
+        return npeff.subject
+    return Subject(model, npeff.subject.batches, npeff.subject.logits_of, npeff.subject.tokenizer)

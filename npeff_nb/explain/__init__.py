@@ -1,0 +1,1 @@
+"""Components in words: which tokens, which examples, which layers."""

@@ -1,0 +1,115 @@
+"""Which tokens a coefficient comes from: an exact split.
+
+A Fisher's energy along a unit direction h is hᵀF̂h = Σ_y P_y² with P_y = ⟨a_y, h⟩, and the gradient a_y of a layer that works position by position is a sum
+over positions t.  So P_y = Σ_t p_yt and
+
+    share_t = Σ_y P_y p_yt / Σ_y P_y²,        Σ_t share_t = 1.
+
+A share can be negative: the token speaks against the component.  Layers that see no positions (a pooler on top of the first token) and
+parameters shared by all positions (biases, norms) form a remainder of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from npeff_nb.fisher.gradients import Tape
+from npeff_nb.fisher.subject import Subject
+
+ELSEWHERE = "not at a token"
+
+
+def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.ndarray) -> dict[int, tuple[np.ndarray, float]]:
+    """For each example: the share of every one of its tokens (T,), and of what belongs to no token; together 1.
+
+    An example whose Fisher has nothing along the direction gets zeros.
+    """
+    tape = Tape(subject.model, list(direction))
+    out: dict[int, tuple[np.ndarray, float]] = {}
+    for batch in subject.batches.batches(np.asarray(rows)):
+        _, _, gradients = subject.gradients(tape, batch)
+        lengths = np.array([subject.batches.lengths[row] for row in batch])
+        width = int(lengths.max())
+        at_tokens, elsewhere = 0.0, 0.0
+        for name, uses in gradients:
+            for use in uses:
+                part = use.along(direction[name].reshape(direction[name].shape[0], -1)).double().cpu().numpy()  # (n, K, T)
+                if part.shape[2] == width and part.shape[2] > 1:
+                    at_tokens = at_tokens + part
+                else:
+                    elsewhere = elsewhere + part.sum(2)
+        at_tokens = at_tokens if isinstance(at_tokens, np.ndarray) else np.zeros((len(batch), 1, width))
+        elsewhere = elsewhere if isinstance(elsewhere, np.ndarray) else np.zeros(at_tokens.shape[:2])
+        projection = at_tokens.sum(2) + elsewhere  # P_y, (n, K)
+        energy = (projection**2).sum(1)
+        scale = np.divide(1.0, energy, out=np.zeros_like(energy), where=energy > 0)
+        shares = np.einsum("nk,nkt,n->nt", projection, at_tokens, scale)
+        rest = np.einsum("nk,nk,n->n", projection, elsewhere, scale)
+        left_padded = getattr(subject.tokenizer, "padding_side", "right") == "left"
+        for at, row in enumerate(batch):
+            own = slice(width - lengths[at], width) if left_padded else slice(0, lengths[at])
+            # What stands on padding (nothing, where the mask is respected) is not lost silently either.
+            outside = shares[at].sum() - shares[at, own].sum()
+            out[int(row)] = (shares[at, own], float(rest[at] + outside))
+    return out
+
+
+def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None = None) -> tuple[list[dict], list[dict]]:
+    """Shares of tokens put back on the words of the text, in reading order, and those of special tokens apart.
+
+    Returns
+    -------
+    words : [{"text", "share", "space"}], as written in the text, ``space`` telling whether a space stood before.
+    asides : [{"name", "share"}], one entry a special token.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        return _words_without_offsets(tokenizer, text, shares, text_pair)
+    pair = () if text_pair is None else (text_pair,)
+    # Cut to the tokens that the model saw: shares has one entry for each of them.
+    encoded = tokenizer(text, *pair, return_offsets_mapping=True, truncation=True, max_length=len(shares), verbose=False)
+    sources = [text, *pair]
+    merged: list[dict] = []
+    asides: dict[str, float] = {}
+    last = None
+    names = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    places = zip(encoded.word_ids(0), encoded.sequence_ids(0), encoded["offset_mapping"], names, shares, strict=True)
+    for word, sequence, (start, end), name, share in places:
+        if word is None:
+            asides[name] = asides.get(name, 0.0) + float(share)
+            last = None
+            continue
+        source = sources[sequence or 0]
+        piece = source[start:end]
+        space = start > 0 and source[start - 1].isspace() or piece[:1].isspace()
+        piece = piece.strip()
+        if last == (sequence, word):
+            merged[-1]["text"] += piece
+            merged[-1]["share"] += float(share)
+        else:
+            merged.append({"text": piece, "share": float(share), "space": bool(merged) and (space or start == 0)})
+        last = (sequence, word)
+    return merged, [{"name": name, "share": share} for name, share in asides.items()]
+
+
+def _words_without_offsets(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None) -> tuple[list[dict], list[dict]]:
+    pair = () if text_pair is None else (text_pair,)
+    ids = tokenizer(text, *pair, truncation=True, max_length=len(shares), verbose=False)["input_ids"]
+    special = set(tokenizer.all_special_ids)
+    names = tokenizer.convert_ids_to_tokens(ids)
+    marks = ("Ġ", "▁", " ")
+    marked = any(name.startswith(marks) for name in names)  # pieces that begin a word say so
+    merged: list[dict] = []
+    asides: dict[str, float] = {}
+    for i, name, share in zip(ids, names, shares, strict=True):
+        if i in special:
+            asides[name] = asides.get(name, 0.0) + float(share)
+        elif merged and (name.startswith("##") or marked and not name.startswith(marks)):
+            merged[-1]["text"] += name.removeprefix("##")
+            merged[-1]["share"] += float(share)
+        else:
+            merged.append({"text": name.lstrip("".join(marks)), "share": float(share), "space": bool(merged)})
+    return merged, [{"name": name, "share": share} for name, share in asides.items()]

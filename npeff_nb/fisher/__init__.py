@@ -1,0 +1,1 @@
+"""Per-example Fishers: from a model and its examples to factor rows."""

@@ -1,0 +1,1 @@
+"""The last room: what was computed becomes a picture."""
