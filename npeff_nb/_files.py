@@ -97,8 +97,8 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(building, 0o666 & ~_umask())
-        os.replace(building, path)
+        Path(building).chmod(0o666 & ~_umask())
+        Path(building).replace(path)
     except BaseException:
         Path(building).unlink(missing_ok=True)
         raise
@@ -107,15 +107,15 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
 
 def _put_in_place(new: Path, path: Path) -> None:
     if not path.exists():
-        os.replace(new, path)
+        new.replace(path)
         return
     # A folder cannot be replaced in one step: the old one steps aside and comes back if the new one cannot take its place.
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / "it"
-    os.replace(path, old)
+    path.replace(old)
     try:
-        os.replace(new, path)
+        new.replace(path)
     except BaseException:
-        os.replace(old, path)
+        old.replace(path)
         raise
     finally:
         shutil.rmtree(old.parent, ignore_errors=True)
@@ -129,7 +129,7 @@ def _kind_of(path: Path) -> str | None:
 
 
 def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -26,6 +26,7 @@ ADAPTED = ["query", "key", "value", "attention.output.dense", "intermediate.dens
 
 
 def main() -> None:
+    """Trains, measures, writes."""
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--output", type=Path, default=Path("npeff_nb/demo/adapter"))
     ask.add_argument("--dev", action="store_true", help="measure on a tenth of the training split; write nothing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,14 @@ class NPEFF(TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self, n_components: int = 32, *, solver: str = "hals", n_init: int = 4, tol: float = 1e-5, max_iter: int = 500, random_state: int | None = None
+        self,
+        n_components: int = 32,
+        *,
+        solver: str = "hals",
+        n_init: int = 4,
+        tol: float = 1e-5,
+        max_iter: int = 500,
+        random_state: int | None = None,
     ) -> None:
         self.n_components = n_components
         self.solver = solver
@@ -78,7 +86,7 @@ class NPEFF(TransformerMixin, BaseEstimator):
 
         self._check_settings()
         rows, scale = _unit_norm(X)
-        n, k, d = rows.shape
+        n, _, d = rows.shape
         carried = int((np.abs(rows).max(2) > 0).sum())
         if carried == 0:
             raise ValueError("all Fishers are zero: there is nothing to decompose")
@@ -118,10 +126,11 @@ class NPEFF(TransformerMixin, BaseEstimator):
         self.explained_variance_ = 1 - best.losses[-1] / total
         self.component_shares_ = share / total
         self.example_explained_ = _explained(W, P, G)
-        self._adopt(X if isinstance(X, PEFs) else None, n)
+        self._adopt(X if isinstance(X, PEFs) else None)
         return self
 
     def fit_transform(self, X: PEFs | np.ndarray, y: Any = None) -> np.ndarray:
+        """:meth:`fit`, then ``coefficients_``."""
         return self.fit(X).coefficients_
 
     def transform(self, X: PEFs | np.ndarray) -> np.ndarray:
@@ -132,9 +141,7 @@ class NPEFF(TransformerMixin, BaseEstimator):
 
         check_is_fitted(self, "components_")
         if isinstance(X, PEFs) and self.feature_map is not None and X.feature_map.id != self.feature_map.id:
-            raise ValueError(
-                "these Fishers have other coordinates than the ones fitted on; extract them with nb.extract_fishers(..., like=npeff)"
-            )
+            raise ValueError("these Fishers have other coordinates than the ones fitted on; extract them with nb.extract_fishers(..., like=npeff)")
         rows, _ = _unit_norm(X)
         if rows.shape[2] != self.n_features_in_:
             raise ValueError(f"X has {rows.shape[2]} features, but this NPEFF was fitted on {self.n_features_in_}")
@@ -186,6 +193,17 @@ class NPEFF(TransformerMixin, BaseEstimator):
 
         return direction(self, k, model)
 
+    def profile(self, components: int | Iterable[int] | None = None, progress: bool = True) -> NPEFF:
+        """Computes and keeps what pictures of components show: direction, layers, token shares, edits.  All components by default; returns self.
+
+        See :func:`npeff_nb.explain.profile.profile`.
+        """
+        from npeff_nb.explain.profile import profile_all
+
+        check_is_fitted(self, "components_")
+        profile_all(self, [components] if isinstance(components, (int, np.integer)) else components, progress)
+        return self
+
     # ---------------------------------------------------------------------------------------------------------------- the model behind it
 
     def attach(self, model: nn.Module, tokenizer: Any = None, *, logits: Any = None, inputs: Any = None) -> NPEFF:
@@ -206,17 +224,16 @@ class NPEFF(TransformerMixin, BaseEstimator):
         expected, found = self.facts.get("model_fingerprint"), fingerprint(model)
         if expected != found:
             raise ValueError(
-                f"this is not the model that the Fishers were taken from: its parameters have the hash {found}, expected {expected} ({self.facts.get('model')})"
+                f"this is not the model that the Fishers were taken from ({self.facts.get('model')}): "
+                f"its parameters have the hash {found}, expected {expected}"
             )
         if inputs is None and tokenizer is None:
             raise TypeError("attach needs the model's tokenizer (or inputs= for a model without one)")
-        batches = (
-            _inputs.ReadyBatches(inputs, None) if inputs is not None else _inputs.TextBatches(model, tokenizer, self.examples, None, quiet=True)
-        )
+        batches = _inputs.ReadyBatches(inputs, None) if inputs is not None else _inputs.TextBatches(model, tokenizer, self.examples, None, quiet=True)
         self.subject = Subject(model, batches, logits or _inputs.hugging_face_logits, tokenizer)
         return self
 
-    def _adopt(self, X: PEFs | None, n: int) -> None:
+    def _adopt(self, X: PEFs | None) -> None:
         self.examples: pd.DataFrame | None = None if X is None else X.examples
         self.parameters: pd.DataFrame | None = None if X is None else X.parameters
         self.feature_map = None if X is None else X.feature_map
@@ -259,7 +276,7 @@ class NPEFF(TransformerMixin, BaseEstimator):
         """Reads what :meth:`save` wrote; needs no torch.  The model comes back with :meth:`attach`."""
         _, arrays, tables, facts = _files.read_folder(path, KIND)
         self = cls(**facts["settings"])
-        self._adopt(None, len(arrays["coefficients"]))
+        self._adopt(None)
         self.coefficients_, self.components_, self.projections_ = arrays["coefficients"], arrays["components"], arrays["projections"]
         self.component_shares_, self.example_explained_ = arrays["component_shares"], arrays["example_explained"]
         self.n_features_in_ = self.components_.shape[1]

@@ -23,7 +23,8 @@ def perturb(model: nn.Module, direction: Mapping[str, Tensor], strength: float) 
     Parameters
     ----------
     direction : parameter name -> tensor of its shape, as :meth:`npeff_nb.NPEFF.direction` gives.
-    strength : step length; for a unit-norm direction the L2 distance moved.  Its sign matters: positive strengthens a component, negative turns it down.
+    strength : step length; for a unit-norm direction the L2 distance moved.  Its sign matters: positive strengthens a component,
+        negative turns it down.
 
     Raises
     ------

@@ -105,7 +105,8 @@ def default_label(npeff: NPEFF, k: int) -> str:
 def component_table(npeff: NPEFF, top: int = TOP) -> pd.DataFrame:
     """One row a component, most explained energy first.
 
-    Columns: ``component``; ``label`` (the person's, or the default); ``share`` of the explained energy; ``examples`` that use it (coefficient ≥ 0.05);
+    Columns: ``component``; ``name`` (given by the person, or the default); ``share`` of the explained energy; ``examples`` that use it
+    (coefficient ≥ 0.05);
     ``prediction``, the commonest among the top examples; ``accuracy`` on them, where the label column holds class names; for every label column
     its commonest value, ``… purity`` and ``… expected`` purity: for the first label column by chance, for finer ones given the first;
     ``kl_ratio +`` and ``kl_ratio −`` where the component was profiled; ``example``, the text that uses it most.
@@ -119,7 +120,7 @@ def component_table(npeff: NPEFF, top: int = TOP) -> pd.DataFrame:
         best = npeff.top_examples(k, top)
         row = {
             "component": k,
-            "label": npeff.labels.get(k) or default_label(npeff, k),
+            "name": npeff.labels.get(k) or default_label(npeff, k),
             "share": float(npeff.component_shares_[k]) / explained,
             "examples": int((W[:, k] >= USED).sum()),
         }

@@ -116,9 +116,7 @@ def _edit(npeff: NPEFF, found: Direction, sets: EditSets, shown: np.ndarray, tel
         random_top.append(kl(edited_logits(subject, random, [strength], sets.top)[0], original[top]))
     # The control's own ratio needs the baseline too, at the strength that is judged.
     judged = {sign: STRENGTHS.index(float(f"{sign}{JUDGED_AT}")) for sign in "+-"}
-    random_baseline = {
-        sign: kl(edited_logits(subject, random, [STRENGTHS[i]], sets.baseline)[0], original[baseline]) for sign, i in judged.items()
-    }
+    random_baseline = {sign: kl(edited_logits(subject, random, [STRENGTHS[i]], sets.baseline)[0], original[baseline]) for sign, i in judged.items()}
     distances = [kl(z, original) for z in moved]
     p = np.stack([torch.softmax(torch.from_numpy(z[seen]).double(), -1).numpy() for z in moved])
     return {

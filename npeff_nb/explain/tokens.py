@@ -1,7 +1,7 @@
 """Which tokens a coefficient comes from: an exact split.
 
-A Fisher's energy along a unit direction h is hᵀF̂h = Σ_y P_y² with P_y = ⟨a_y, h⟩, and the gradient a_y of a layer that works position by position is a sum
-over positions t.  So P_y = Σ_t p_yt and
+A Fisher's energy along a unit direction h is hᵀF̂h = Σ_y P_y² with P_y = ⟨a_y, h⟩, and the gradient a_y of a layer that works position by
+position is a sum over positions t.  So P_y = Σ_t p_yt and
 
     share_t = Σ_y P_y p_yt / Σ_y P_y²,        Σ_t share_t = 1.
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from npeff_nb.fisher.gradients import Tape
 from npeff_nb.fisher.subject import Subject
 
-ELSEWHERE = "not at a token"
+ELSEWHERE = "elsewhere"
 
 
 def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.ndarray) -> dict[int, tuple[np.ndarray, float]]:
@@ -31,7 +31,7 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
     tape = Tape(subject.model, list(direction))
     out: dict[int, tuple[np.ndarray, float]] = {}
     for batch in subject.batches.batches(np.asarray(rows)):
-        _, _, gradients = subject.gradients(tape, batch)
+        _, gradients = subject.gradients(tape, batch)
         lengths = np.array([subject.batches.lengths[row] for row in batch])
         width = int(lengths.max())
         at_tokens, elsewhere = 0.0, 0.0
@@ -84,7 +84,7 @@ def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None =
             continue
         source = sources[sequence or 0]
         piece = source[start:end]
-        space = start > 0 and source[start - 1].isspace() or piece[:1].isspace()
+        space = (start > 0 and source[start - 1].isspace()) or piece[:1].isspace()
         piece = piece.strip()
         if last == (sequence, word):
             merged[-1]["text"] += piece
@@ -107,7 +107,7 @@ def _words_without_offsets(tokenizer: Any, text: str, shares: np.ndarray, text_p
     for i, name, share in zip(ids, names, shares, strict=True):
         if i in special:
             asides[name] = asides.get(name, 0.0) + float(share)
-        elif merged and (name.startswith("##") or marked and not name.startswith(marks)):
+        elif merged and (name.startswith("##") or (marked and not name.startswith(marks))):
             merged[-1]["text"] += name.removeprefix("##")
             merged[-1]["share"] += float(share)
         else:

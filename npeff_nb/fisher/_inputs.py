@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-POSITIONS_A_BATCH = 1024
+POSITIONS_A_BATCH = 512
 """Tokens (padding included) in one batch when ``batch_size`` is not given: throughput is flat from there on, memory is not."""
 
 
@@ -37,7 +37,9 @@ def examples_table(examples: Any) -> pd.DataFrame:
     else:
         raise TypeError(f"examples is a {type(examples).__name__}; give a list of texts, a DataFrame with a 'text' column or a datasets.Dataset")
     if "text" not in table.columns:
-        raise ValueError(f"examples has no column 'text'; its columns are {', '.join(map(repr, table.columns)) or 'none'}: rename the one with the texts")
+        raise ValueError(
+            f"examples has no column 'text'; its columns are {', '.join(map(repr, table.columns)) or 'none'}: rename the one with the texts"
+        )
     if not len(table):
         raise ValueError("examples is empty: there is no per-example Fisher without an example")
     for column in ("text", "text_pair"):
@@ -70,9 +72,7 @@ class TextBatches:
                 "what stands after the cut takes no part",
                 stacklevel=3,
             )
-        self.encoded = (
-            tokenizer(table["text"].tolist(), **pairs, truncation=True, max_length=longest, verbose=False) if cut else full
-        )
+        self.encoded = tokenizer(table["text"].tolist(), **pairs, truncation=True, max_length=longest, verbose=False) if cut else full
         self.lengths = np.array([len(ids) for ids in self.encoded["input_ids"]])
         if self.lengths.min() == 0:
             raise ValueError(f"row {int(self.lengths.argmin())} gives no tokens at all: drop texts that are empty for the tokenizer")

@@ -149,7 +149,7 @@ def _run(subject: Subject, table: pd.DataFrame, chosen: pd.DataFrame, feature_ma
     with tqdm(total=n, desc="Fishers", unit="ex", disable=not progress) as bar:
         for part_number, part in enumerate(parts):
             for batch in subject.batches.batches(part):
-                logits, cotangents, gradients = subject.gradients(tape, batch)
+                logits, gradients = subject.gradients(tape, batch)
                 features = torch.zeros(len(batch), rows, width)
                 grams = torch.zeros(len(batch), rows, rows, dtype=torch.float64)
                 traces = np.zeros((len(names), len(batch)))
@@ -175,10 +175,10 @@ def _run(subject: Subject, table: pd.DataFrame, chosen: pd.DataFrame, feature_ma
                     keep(batch, features)
                 bar.update(len(batch))
             if searching and part_number == 0:
-                unit = np.sqrt(np.divide(1, norms[pilot], out=np.zeros(len(pilot)), where=norms[pilot] > 0))
-                flat = (held * torch.from_numpy(unit).float()[:, None, None]).flatten(0, 1)
-                basis = principal_basis(flat)
-                del flat
+                # Each example's Fisher counts as one of unit norm. Scaled in place and back: a copy would double the peak.
+                unit = torch.from_numpy(np.sqrt(np.where(norms[pilot] > 0, norms[pilot], 1.0))).float()[:, None, None]
+                basis = principal_basis(held.div_(unit).flatten(0, 1))
+                held.mul_(unit)
                 feature_map.basis = basis.numpy()
                 for at in range(0, len(pilot), 256):
                     keep(pilot[at : at + 256], held[at : at + 256])
@@ -186,7 +186,9 @@ def _run(subject: Subject, table: pd.DataFrame, chosen: pd.DataFrame, feature_ma
 
     unused = [name for name in names if name not in seen]
     if len(unused) == len(names):
-        raise ValueError(f"none of the {len(names)} chosen parameters, {names[0]!r} first, was used by the model's forward pass: choose others with parameters=")
+        raise ValueError(
+            f"none of the {len(names)} chosen parameters, {names[0]!r} first, was used by the model's forward pass: choose others with parameters="
+        )
     if not norms.any():
         raise ValueError(
             f"all {n} Fishers are zero: the predictions are certain to machine precision, or the chosen parameters do not influence them"
@@ -224,7 +226,7 @@ def _parameters_like(model: nn.Module, like: Any) -> pd.DataFrame:
 def _cache_key(facts: dict, table: pd.DataFrame, chosen: pd.DataFrame, feature_map: FeatureMap, inputs: Any) -> str:
     digest = hashlib.sha256(json.dumps([facts, list(chosen["name"]), feature_map.id], sort_keys=True, default=str).encode())
     digest.update(table.to_json(orient="split").encode())
-    for tensor in (inputs.values() if isinstance(inputs, dict) else [inputs] if inputs is not None else []):
+    for tensor in inputs.values() if isinstance(inputs, dict) else [inputs] if inputs is not None else []:
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:24]
 

@@ -99,8 +99,7 @@ class FeatureMap:
         if key not in self._maps:
             out, inn = self.shapes[self.names.index(name)]
             self._maps[key] = tuple(
-                None if width <= self.side else self._gaussian(f"{name}|{which}", width).to(like)
-                for which, width in (("out", out), ("in", inn))
+                None if width <= self.side else self._gaussian(f"{name}|{which}", width).to(like) for which, width in (("out", out), ("in", inn))
             )
         return self._maps[key]
 

@@ -282,9 +282,7 @@ class Tape:
         edges = [call.edge for call in self._calls]
         backwards: list[list[Tensor | None]] = [[] for _ in edges]
         for k in range(rows):
-            found = torch.autograd.grad(
-                logits, edges, cotangents[:, k], retain_graph=k + 1 < rows, allow_unused=True
-            )
+            found = torch.autograd.grad(logits, edges, cotangents[:, k], retain_graph=k + 1 < rows, allow_unused=True)
             for kept, gradient in zip(backwards, found, strict=True):
                 kept.append(gradient)
         by_name: dict[str, list[Outer]] = {}

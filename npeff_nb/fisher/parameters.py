@@ -86,8 +86,7 @@ def choose_parameters(model: nn.Module, parameters: str | list[str] = "default")
         missing = [name for name in wanted if name not in set(table["name"])]
         if missing or not wanted:
             raise ValueError(
-                f"parameters= names {missing[0]!r}, which the model does not have; its {len(table)} names are like "
-                f"{', '.join(table['name'].head(3))}"
+                f"parameters= names {missing[0]!r}, which the model does not have; its {len(table)} names are like {', '.join(table['name'].head(3))}"
                 if missing
                 else "parameters= is an empty list: name at least one parameter"
             )

@@ -110,15 +110,18 @@ def feature_map_facts(fm: FeatureMap) -> dict[str, Any]:
 
 
 def feature_map_from(facts: dict[str, Any], basis: np.ndarray | None) -> FeatureMap:
+    """The other way round."""
     from npeff_nb.fisher.features import FeatureMap
 
     return FeatureMap(facts["kind"], facts["names"], [tuple(s) for s in facts["shapes"]], facts["seed"], facts["side"], basis)
 
 
 def parameters_to_json(parameters: pd.DataFrame) -> pd.DataFrame:
+    """Shapes as text, since a JSON table has no tuples."""
     return parameters.assign(shape=[" x ".join(map(str, shape)) for shape in parameters["shape"]])
 
 
 def parameters_from_json(table: pd.DataFrame) -> pd.DataFrame:
+    """The other way round."""
     shapes = [tuple(int(x) for x in shape.split(" x ")) if shape else () for shape in table["shape"]]
     return table.assign(shape=shapes).astype({"layer": "Int64"})

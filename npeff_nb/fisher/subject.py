@@ -59,6 +59,7 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
+        """Where the model stands; inputs follow it there."""
         return next(self.model.parameters()).device
 
     def restricted(self, rows: np.ndarray) -> Subject:
@@ -79,8 +80,8 @@ class Subject:
                 out[[place[int(row)] for row in batch]] = z
         return out
 
-    def gradients(self, tape: Tape, batch: np.ndarray) -> tuple[Tensor, Tensor, Iterator[tuple[str, list[Outer]]]]:
-        """One recorded pass over one batch: logits (b, c), cotangents (b, c − 1, c), and the gradients by parameter.
+    def gradients(self, tape: Tape, batch: np.ndarray) -> tuple[Tensor, Iterator[tuple[str, list[Outer]]]]:
+        """One recorded pass over one batch: logits (b, c), and the gradients of its c − 1 factor rows by parameter.
 
         Raises
         ------
@@ -93,7 +94,8 @@ class Subject:
             raise ValueError(f"logits have shape {tuple(logits.shape)} for {len(batch)} examples; expected ({len(batch)}, classes)")
         if logits.shape[1] < 2:
             raise ValueError(
-                f"the model has {logits.shape[1]} class: a Fisher needs a distribution over at least 2. (A regression head gives one number and no distribution.)"
+                f"the model has {logits.shape[1]} class: a Fisher needs a distribution over at least 2. "
+                "(A regression head gives one number and no distribution.)"
             )
         finite = torch.isfinite(logits).all(1).tolist()
         if not all(finite):
@@ -101,5 +103,4 @@ class Subject:
                 f"the model gives logits that are not finite for {finite.count(False)} of {len(batch)} examples in one batch, the first being row "
                 f"{int(batch[finite.index(False)])}: check the input and the model's weights"
             )
-        cotangents = reduced_cotangents(logits.detach())
-        return logits.detach(), cotangents, tape.gradients(logits, cotangents)
+        return logits.detach(), tape.gradients(logits, reduced_cotangents(logits.detach()))

@@ -1,0 +1,91 @@
+"""One self-contained HTML file: the explorer with its data, for machines without a kernel, without torch, without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npeff_nb import _files
+from npeff_nb.widgets.bundle import NOT_PROFILED, Bundle
+
+if TYPE_CHECKING:
+    from npeff_nb.decomposition.npeff import NPEFF
+
+STATIC = files("npeff_nb.widgets") / "static"
+
+
+def static_text(name: str) -> str:
+    """A built file of the front end."""
+    return (STATIC / name).read_text(encoding="utf-8")
+
+
+def page(npeff: NPEFF, *, component: int = 0, strength: float = 0.0, selection: list[int] | None = None, theme: str = "auto") -> str:
+    """The page's text.  Data stands in it as JSON in which no ``<`` occurs, so that no text of an example can become markup."""
+    bundle = Bundle(npeff)
+    data = {
+        "overview": bundle.overview(live=False),
+        "heat": base64.b64encode(bundle.heat()).decode(),
+        "component": component,
+        "strength": strength,
+        "selection": selection or [],
+        "labels": {str(k): v for k, v in npeff.labels.items()},
+        "theme": theme,
+        "details": {str(k): bundle.detail(k, NOT_PROFILED) for k in range(len(npeff.components_))},
+        "examples": [bundle.example(i) for i in range(len(npeff.coefficients_))],
+    }
+    filled = {
+        "<!--TITLE-->": html.escape(data["overview"]["title"]),
+        "<!--FALLBACK-->": fallback(npeff, data["overview"]),
+        "/*EXPLORER_CSS*/": static_text("explorer.css"),
+        "/*EXPLORER_JS*/": static_text("page.js").replace("</script", "<\\/script"),
+        "/*DATA*/": as_script_data(data),
+    }
+    out = static_text("page.html")
+    # Split at all placeholders first: what is filled in is never searched for placeholders again.
+    for placeholder in filled:
+        if out.count(placeholder) != 1:
+            raise RuntimeError(f"page.html holds {placeholder} {out.count(placeholder)} times, expected once: the front end was built wrongly")
+    pieces = sorted(filled, key=out.index)
+    parts, at = [], 0
+    for placeholder in pieces:
+        where = out.index(placeholder)
+        parts += [out[at:where], filled[placeholder]]
+        at = where + len(placeholder)
+    return "".join([*parts, out[at:]])
+
+
+def write_page(npeff: NPEFF, path: str | os.PathLike, **state: Any) -> Path:
+    """Writes :func:`page` to ``path``, whole or not at all."""
+    return _files.write_text(path, page(npeff, **state))
+
+
+def as_script_data(data: Any) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+
+
+def fallback(npeff: NPEFF, overview: dict[str, Any], most: int = 100) -> str:
+    """A plain table of the components: what GitHub, nbconvert and a page without scripts show."""
+    rows = []
+    for summary in overview["components"][:most]:
+        k = summary["component"]
+        name = npeff.labels.get(k) or summary["label"]
+        example = _strongest(npeff, k)
+        cells = (str(k), name, f"{100 * summary['share']:.1f} %", str(summary["examples"]), summary["main_label"], example)
+        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    heads = "".join(f"<th>{head}</th>" for head in ("component", "name", "share", "examples", "label", "strongest example"))
+    title = html.escape(f"{overview['title']} · {overview['subtitle']}")
+    return f"<table><caption>{title}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _strongest(npeff: NPEFF, k: int) -> str:
+    top = npeff.top_examples(k, 1)
+    if npeff.examples is None or "text" not in npeff.examples.columns or not len(top):
+        return ""
+    text = npeff.examples["text"].iloc[top[0]]
+    return text if len(text) <= 120 else text[:119] + "…"
