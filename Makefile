@@ -29,8 +29,8 @@ test: $(VENV)/ready-for-tests front lint ## every test: Python, front end, real 
 	scripts/need_chromium.sh
 	$(BIN)/python -m pytest
 
-front: $(VENV)/ready-for-tests ## type-check, test and rebuild the front end
-	cd widgets && PATH="$$($(CURDIR)/scripts/need_node.sh $(CURDIR)/$(VENV)):$$PATH" && npm ci --no-audit --no-fund --silent && npm run check && npm test && npm run build
+front: $(VENV)/ready-for-tests ## type-check and test the front end; the committed build must match the sources
+	cd widgets && PATH="$$($(CURDIR)/scripts/need_node.sh $(CURDIR)/$(VENV)):$$PATH" && npm ci --no-audit --no-fund --silent && npm run check && npm test && npm run build -- --check
 
 lint: $(VENV)/ready-for-tests ## formatting and lint
 	$(BIN)/ruff format --check .

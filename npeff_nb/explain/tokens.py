@@ -31,17 +31,17 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
     tape = Tape(subject.model, list(direction))
     out: dict[int, tuple[np.ndarray, float]] = {}
     for batch in subject.batches.batches(np.asarray(rows)):
-        _, gradients = subject.gradients(tape, batch)
         lengths = np.array([subject.batches.lengths[row] for row in batch])
         width = int(lengths.max())
         at_tokens, elsewhere = 0.0, 0.0
-        for name, uses in gradients:
-            for use in uses:
-                part = use.along(direction[name].reshape(direction[name].shape[0], -1)).double().cpu().numpy()  # (n, K, T)
-                if part.shape[2] == width and part.shape[2] > 1:
-                    at_tokens = at_tokens + part
-                else:
-                    elsewhere = elsewhere + part.sum(2)
+        with subject.gradients(tape, batch) as (_, gradients):
+            for name, uses in gradients:
+                for use in uses:
+                    part = use.along(direction[name].reshape(direction[name].shape[0], -1)).double().cpu().numpy()  # (n, K, T)
+                    if part.shape[2] == width and part.shape[2] > 1:
+                        at_tokens = at_tokens + part
+                    else:
+                        elsewhere = elsewhere + part.sum(2)
         at_tokens = at_tokens if isinstance(at_tokens, np.ndarray) else np.zeros((len(batch), 1, width))
         elsewhere = elsewhere if isinstance(elsewhere, np.ndarray) else np.zeros(at_tokens.shape[:2])
         projection = at_tokens.sum(2) + elsewhere  # P_y, (n, K)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -111,78 +112,23 @@ def extract_fishers(
 
 
 def _run(subject: Subject, table: pd.DataFrame, chosen: pd.DataFrame, feature_map: FeatureMap, facts: dict, progress: bool) -> PEFs:
-    n = len(table)
-    names = list(chosen["name"])
+    n, names = len(table), list(chosen["name"])
     tape = Tape(subject.model, names)
-    first = subject.batches.batches()[0][:1]
-    rows = subject.logits(first).shape[1] - 1
-    width = feature_map.width
-
-    # Sketches are reduced as they come once the principal directions are known; a random first part of the examples tells which they are.
-    searching = feature_map.kind == "sketch" and feature_map.basis is None
-    if searching:
-        pilot_size = min(n, max(64, PILOT_BYTES // (4 * max(1, rows) * width)))
-        pilot = np.sort(np.random.default_rng(PILOT_SEED).permutation(n)[:pilot_size])
-        parts = [pilot, np.setdiff1d(np.arange(n), pilot)]
-        held = torch.empty(pilot_size, rows, width)
-    else:
-        parts = [np.arange(n)]
-
-    out: np.ndarray | None = None
-    norms, logits_out = np.zeros(n), None
-    energy, kept, trace = np.zeros(len(names)), 0.0, 0.0
+    classes = subject.logits(subject.batches.batches()[0][:1]).shape[1]
+    store = _Store(n, max(classes - 1, 1), feature_map)
+    norms, logits = np.zeros(n), np.zeros((n, classes), dtype=np.float32)
+    energy = np.zeros(len(names))
     seen: set[str] = set()
-
-    def keep(where: np.ndarray, features: Tensor) -> None:
-        nonlocal out, kept, trace
-        before = features.double().square().sum((1, 2))
-        if feature_map.basis is not None:
-            features = features @ basis
-        after = features.double().square().sum((1, 2))
-        scale = np.where(norms[where] > 0, 1 / np.maximum(norms[where], np.finfo(float).tiny), 0.0)
-        kept += float((after.numpy() * scale).sum())
-        trace += float((before.numpy() * scale).sum())
-        out = np.zeros((n, rows, features.shape[-1]), dtype=np.float32) if out is None else out
-        out[where] = features.numpy()
-
-    basis = None if feature_map.basis is None else torch.from_numpy(feature_map.basis)
     with tqdm(total=n, desc="Fishers", unit="ex", disable=not progress) as bar:
-        for part_number, part in enumerate(parts):
+        for part in store.parts:
             for batch in subject.batches.batches(part):
-                logits, gradients = subject.gradients(tape, batch)
-                features = torch.zeros(len(batch), rows, width)
-                grams = torch.zeros(len(batch), rows, rows, dtype=torch.float64)
-                traces = np.zeros((len(names), len(batch)))
-                for name, uses in gradients:
-                    seen.add(name)
-                    gram = small_grams(uses).double().cpu()
-                    grams += gram
-                    traces[names.index(name)] = gram.diagonal(dim1=1, dim2=2).sum(-1).numpy()
-                    features[:, :, feature_map.slot(name)] = feature_map.rows(name, uses).float().cpu()
-                _check_finite(grams, batch)
-                logits_out = np.zeros((n, logits.shape[1]), dtype=np.float32) if logits_out is None else logits_out
-                logits_out[batch] = logits.float().cpu().numpy()
-                norms[batch] = grams.square().sum((1, 2)).sqrt().numpy()
-                energy += (traces / np.maximum(traces.sum(0), np.finfo(float).tiny)).sum(1)
-                if feature_map.kind == "sketch":
-                    # A sketch is right on average; each example's own Frobenius norm is known exactly, so it is put right.
-                    found = (features @ features.transpose(1, 2)).double().square().sum((1, 2)).sqrt().numpy()
-                    right = np.sqrt(np.divide(norms[batch], found, out=np.zeros_like(found), where=found > 0))
-                    features *= torch.from_numpy(right).float()[:, None, None]
-                if searching and part_number == 0:
-                    held[np.searchsorted(pilot, batch)] = features
-                else:
-                    keep(batch, features)
+                measured = _measure(subject, tape, names, feature_map, batch)
+                logits[batch], norms[batch] = measured.logits, measured.norms
+                energy += (measured.traces / np.maximum(measured.traces.sum(0), _TINY)).sum(1)
+                seen |= measured.seen
+                store.add(batch, measured.features, measured.norms)
                 bar.update(len(batch))
-            if searching and part_number == 0:
-                # Each example's Fisher counts as one of unit norm. Scaled in place and back: a copy would double the peak.
-                unit = torch.from_numpy(np.sqrt(np.where(norms[pilot] > 0, norms[pilot], 1.0))).float()[:, None, None]
-                basis = principal_basis(held.div_(unit).flatten(0, 1))
-                held.mul_(unit)
-                feature_map.basis = basis.numpy()
-                for at in range(0, len(pilot), 256):
-                    keep(pilot[at : at + 256], held[at : at + 256])
-                del held
+            store.end_of_part()
 
     unused = [name for name in names if name not in seen]
     if len(unused) == len(names):
@@ -193,12 +139,104 @@ def _run(subject: Subject, table: pd.DataFrame, chosen: pd.DataFrame, feature_ma
         raise ValueError(
             f"all {n} Fishers are zero: the predictions are certain to machine precision, or the chosen parameters do not influence them"
         )
-    config = getattr(subject.model, "config", None)
-    named = getattr(config, "id2label", None) or {}
-    classes = [str(named.get(c, c)) for c in range(logits_out.shape[1])]
-    facts = facts | {"energy_kept": kept / trace if trace else 1.0, "unused_parameters": unused}
-    described = chosen.assign(energy=energy / max(energy.sum(), np.finfo(float).tiny))
-    return PEFs(out, norms, logits_out, table, described, classes, feature_map, facts, subject)
+    named = getattr(getattr(subject.model, "config", None), "id2label", None) or {}
+    facts = facts | {"energy_kept": store.energy_kept, "unused_parameters": unused}
+    described = chosen.assign(energy=energy / max(energy.sum(), _TINY))
+    class_names = [str(named.get(c, c)) for c in range(classes)]
+    return PEFs(store.factors, norms, logits, table, described, class_names, feature_map, facts, subject)
+
+
+_TINY = np.finfo(float).tiny
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one batch gives; b examples, k factor rows."""
+
+    logits: np.ndarray  # (b, c)
+    features: Tensor  # (b, k, width), before the basis
+    norms: np.ndarray  # (b,) exact
+    traces: np.ndarray  # (parameters, b)
+    seen: set[str]  # parameters that the forward pass used
+
+
+def _measure(subject: Subject, tape: Tape, names: list[str], feature_map: FeatureMap, batch: np.ndarray) -> _Measured:
+    place = {name: at for at, name in enumerate(names)}
+    traces = np.zeros((len(names), len(batch)))
+    seen = set()
+    with subject.gradients(tape, batch) as (logits, gradients):
+        rows = logits.shape[1] - 1
+        features = torch.zeros(len(batch), rows, feature_map.width)
+        grams = torch.zeros(len(batch), rows, rows, dtype=torch.float64)
+        for name, uses in gradients:
+            seen.add(name)
+            gram = small_grams(uses).double().cpu()
+            grams += gram
+            traces[place[name]] = gram.diagonal(dim1=1, dim2=2).sum(-1).numpy()
+            features[:, :, feature_map.slot(name)] = feature_map.rows(name, uses).float().cpu()
+    _check_finite(grams, batch)
+    norms = grams.square().sum((1, 2)).sqrt().numpy()
+    if feature_map.kind == "sketch":
+        # A sketch is right on average; each example's own Frobenius norm is known exactly, so it is put right.
+        found = (features @ features.transpose(1, 2)).double().square().sum((1, 2)).sqrt().numpy()
+        right = np.sqrt(np.divide(norms, found, out=np.zeros_like(found), where=found > 0))
+        features *= torch.from_numpy(right).float()[:, None, None]
+    return _Measured(logits.float().cpu().numpy(), features, norms, traces, seen)
+
+
+class _Store:
+    """Factor rows as they are kept: on the basis, where there is one.
+
+    A sketch's basis is not known at first.  A random first part of the examples is then held whole, the principal directions are found on
+    it, and everything after is reduced as it comes; memory beyond the result does not grow with n.
+    """
+
+    def __init__(self, n: int, k: int, feature_map: FeatureMap) -> None:
+        self.n, self.k, self.map = n, k, feature_map
+        self.factors: np.ndarray | None = None
+        self._kept, self._all = 0.0, 0.0
+        self._basis = None if feature_map.basis is None else torch.from_numpy(feature_map.basis)
+        self._pilot: np.ndarray | None = None
+        self.parts = [np.arange(n)]
+        if feature_map.kind == "sketch" and feature_map.basis is None:
+            size = min(n, max(64, PILOT_BYTES // (4 * k * feature_map.width)))
+            self._pilot = np.sort(np.random.default_rng(PILOT_SEED).permutation(n)[:size])
+            self._held, self._held_norms = torch.empty(size, k, feature_map.width), np.zeros(size)
+            self.parts = [self._pilot, np.setdiff1d(np.arange(n), self._pilot)]
+
+    @property
+    def energy_kept(self) -> float:
+        """Share of the unit-norm Fishers' traces that lies within the basis."""
+        return self._kept / self._all if self._all else 1.0
+
+    def add(self, batch: np.ndarray, features: Tensor, norms: np.ndarray) -> None:
+        if self._pilot is not None:
+            at = np.searchsorted(self._pilot, batch)
+            self._held[at], self._held_norms[at] = features, norms
+        else:
+            self._keep(batch, features, norms)
+
+    def end_of_part(self) -> None:
+        if self._pilot is None:
+            return
+        # Each example's Fisher counts as one of unit norm. Scaled in place and back: a copy would double the peak.
+        unit = torch.from_numpy(np.sqrt(np.where(self._held_norms > 0, self._held_norms, 1.0))).float()[:, None, None]
+        self._basis = principal_basis(self._held.div_(unit).flatten(0, 1))
+        self._held.mul_(unit)
+        self.map.basis = self._basis.numpy()
+        for at in range(0, len(self._pilot), 256):
+            self._keep(self._pilot[at : at + 256], self._held[at : at + 256], self._held_norms[at : at + 256])
+        self._pilot = None
+        del self._held
+
+    def _keep(self, where: np.ndarray, features: Tensor, norms: np.ndarray) -> None:
+        weight = torch.from_numpy(np.divide(1.0, norms, out=np.zeros(len(norms)), where=norms > 0))
+        self._all += float((features.double().square().sum((1, 2)) * weight).sum())
+        features = features if self._basis is None else features @ self._basis
+        self._kept += float((features.double().square().sum((1, 2)) * weight).sum())
+        if self.factors is None:
+            self.factors = np.zeros((self.n, self.k, features.shape[-1]), dtype=np.float32)
+        self.factors[where] = features.numpy()
 
 
 def _check_finite(grams: Tensor, batch: np.ndarray) -> None:

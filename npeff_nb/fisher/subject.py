@@ -80,27 +80,31 @@ class Subject:
                 out[[place[int(row)] for row in batch]] = z
         return out
 
-    def gradients(self, tape: Tape, batch: np.ndarray) -> tuple[Tensor, Iterator[tuple[str, list[Outer]]]]:
+    @contextmanager
+    def gradients(self, tape: Tape, batch: np.ndarray) -> Iterator[tuple[Tensor, Iterator[tuple[str, list[Outer]]]]]:
         """One recorded pass over one batch: logits (b, c), and the gradients of its c − 1 factor rows by parameter.
+
+        A context, because the backward passes read the weights too: the model is ours alone until the block ends.
 
         Raises
         ------
         ValueError
             When logits are not finite or there are fewer than two classes.
         """
-        with alone_with(self.model), tape.recording(len(batch)):
-            logits = self.logits_of(self.model, to_device(self.batches.batch(batch), self.device))
-        if logits.ndim != 2 or logits.shape[0] != len(batch):
-            raise ValueError(f"logits have shape {tuple(logits.shape)} for {len(batch)} examples; expected ({len(batch)}, classes)")
-        if logits.shape[1] < 2:
-            raise ValueError(
-                f"the model has {logits.shape[1]} class: a Fisher needs a distribution over at least 2. "
-                "(A regression head gives one number and no distribution.)"
-            )
-        finite = torch.isfinite(logits).all(1).tolist()
-        if not all(finite):
-            raise ValueError(
-                f"the model gives logits that are not finite for {finite.count(False)} of {len(batch)} examples in one batch, the first being row "
-                f"{int(batch[finite.index(False)])}: check the input and the model's weights"
-            )
-        return logits.detach(), tape.gradients(logits, reduced_cotangents(logits.detach()))
+        with alone_with(self.model):
+            with tape.recording(len(batch)):
+                logits = self.logits_of(self.model, to_device(self.batches.batch(batch), self.device))
+            if logits.ndim != 2 or logits.shape[0] != len(batch):
+                raise ValueError(f"logits have shape {tuple(logits.shape)} for {len(batch)} examples; expected ({len(batch)}, classes)")
+            if logits.shape[1] < 2:
+                raise ValueError(
+                    f"the model has {logits.shape[1]} class: a Fisher needs a distribution over at least 2. "
+                    "(A regression head gives one number and no distribution.)"
+                )
+            finite = torch.isfinite(logits).all(1).tolist()
+            if not all(finite):
+                raise ValueError(
+                    f"the model gives logits that are not finite for {finite.count(False)} of {len(batch)} examples in one batch, "
+                    f"the first being row {int(batch[finite.index(False)])}: check the input and the model's weights"
+                )
+            yield logits.detach(), tape.gradients(logits, reduced_cotangents(logits.detach()))

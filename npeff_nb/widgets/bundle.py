@@ -85,6 +85,7 @@ class Bundle:
             "max_coefficient": float(w.max()),
             "main_label": str(common.index[0]) if common is not None else "",
             "purity": float(common.iloc[0] / len(top)) if common is not None else 0.0,
+            "counted": len(top),
             "fine": fine,
             "keywords": " ".join(dict.fromkeys([*said, *(self.texts[i] for i in top)])).casefold(),
         }
