@@ -2,8 +2,8 @@
 
     make bench
 
-Each row compares two ways to the same result on the same inputs in the same process, in turn, and keeps the ratio of their medians: absolute times say
-more about the machine than about the code.  Row: {"value": ratio, "target": the least that we want, "command": what was compared}.
+Each row compares two ways to the same result on the same inputs in the same process, in turn, and keeps the ratio of their medians: absolute times
+say more about the machine than about the code.  Row: {"value": ratio, "target": the least that we want, "command": what was compared}.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,16 +84,26 @@ def load_demo(model_id: str | None = None, examples: pd.DataFrame | None = None)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     config.id2label = dict(enumerate(facts["labels"]))
     config.label2id = {label: i for i, label in enumerate(facts["labels"])}
-    # The classifier on top is absent from the base by design and loaded just below: no warning about it.
-    shown = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
+    with _quiet(transformers):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, config=config, local_files_only=True).eval()
-    finally:
-        transformers.logging.set_verbosity(shown)
     _merge(model, facts["scale"])
     model.config.name_or_path = "MiniLM-L6 on TREC-6"
     return Demo(model, tokenizer, load_questions() if examples is None else examples, facts)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No warning that the base lacks a classifier (it is put in place right after), no progress bar for one second of loading."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _model_folder() -> str:
