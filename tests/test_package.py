@@ -23,7 +23,7 @@ def test_unknown_name_says_what_there_is():
     import npeff_nb
 
     with pytest.raises(AttributeError, match=r"npeff_nb has no 'expolre'; it has .*explore"):
-        npeff_nb.expolre
+        _ = npeff_nb.expolre
 
 
 @pytest.fixture(scope="module")
