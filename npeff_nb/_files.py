@@ -39,8 +39,9 @@ def write_folder(path: str | os.PathLike, kind: str, arrays: dict[str, np.ndarra
             table = table.rename(columns=str)
             (building / f"{name}.json").write_text(table.to_json(orient="table", index=False, double_precision=15), encoding="utf-8")
         hashes = {p.name: _hash(p) for p in sorted(building.iterdir())}
-        manifest = {"kind": kind, "version": VERSION, "files": hashes, "facts": facts}
-        (building / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        rows = {name: len(table) for name, table in tables.items()}
+        manifest = {"kind": kind, "version": VERSION, "files": hashes, "rows": rows, "facts": facts}
+        (building / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False, default=_plain) + "\n", encoding="utf-8")
         # mkdtemp makes folders private; a result is meant to be read like any other file.
         building.chmod(0o777 & ~_umask())
         _put_in_place(building, path)
@@ -75,6 +76,9 @@ def read_folder(path: str | os.PathLike, kind: str | None = None) -> tuple[str, 
         for name in manifest["files"]
         if name.endswith(".json")
     }
+    for name, table in tables.items():
+        if not len(table.columns):  # JSON of a table without columns forgets its rows
+            tables[name] = pd.DataFrame(index=range(manifest["rows"][name]))
     return found, arrays, tables, manifest["facts"]
 
 
@@ -131,6 +135,12 @@ def _kind_of(path: Path) -> str | None:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be kept as JSON")
 
 
 def _umask() -> int:

@@ -122,10 +122,11 @@ class NPEFF(TransformerMixin, BaseEstimator):
         self.losses_, self.n_iter_ = best.losses, len(best.losses) - 2
         self.converged_ = best.converged
         self.restart_losses_ = [s.losses[-1] for s in found]
-        self.reconstruction_err_ = best.losses[-1]
-        self.explained_variance_ = 1 - best.losses[-1] / total
+        # A difference of large sums over float32 rows: a perfect fit may end below zero by rounding.
+        self.reconstruction_err_ = max(0.0, best.losses[-1])
+        self.explained_variance_ = float(np.clip(1 - best.losses[-1] / total, 0.0, 1.0))
         self.component_shares_ = share / total
-        self.example_explained_ = _explained(W, P, G)
+        self.example_explained_ = _explained(W, P, G[np.ix_(order, order)])
         self._adopt(X if isinstance(X, PEFs) else None)
         return self
 
@@ -163,13 +164,14 @@ class NPEFF(TransformerMixin, BaseEstimator):
         """``k`` as an int, or an error that names what exists."""
         check_is_fitted(self, "components_")
         r = len(self.components_)
-        if isinstance(k, bool) or int(k) != k or not 0 <= k < r:
+        if isinstance(k, (bool, np.bool_)) or not isinstance(k, (int, float, np.integer, np.floating)) or not 0 <= k < r or int(k) != k:
             raise ValueError(f"component {k} does not exist: this decomposition has {r} (0 to {r - 1}).")
         return int(k)
 
     def top_examples(self, k: int, n: int = 20) -> np.ndarray:
         """Positions of the ``n`` examples with the largest coefficients of component ``k``, falling; only examples that use it."""
-        w = self.coefficients_[:, self.check_component(k)]
+        k = self.check_component(k)
+        w = self.coefficients_[:, k]
         order = np.argsort(-w, kind="stable")[:n]
         return order[w[order] > 0]
 
@@ -185,6 +187,7 @@ class NPEFF(TransformerMixin, BaseEstimator):
         """One row a component: label, shares, users, what its top examples have in common.  See :func:`npeff_nb.explain.describe.component_table`."""
         from npeff_nb.explain.describe import component_table
 
+        check_is_fitted(self, "components_")
         return component_table(self, **options)
 
     def direction(self, k: int, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
@@ -230,7 +233,7 @@ class NPEFF(TransformerMixin, BaseEstimator):
         if inputs is None and tokenizer is None:
             raise TypeError("attach needs the model's tokenizer (or inputs= for a model without one)")
         batches = _inputs.ReadyBatches(inputs, None) if inputs is not None else _inputs.TextBatches(model, tokenizer, self.examples, None, quiet=True)
-        self.subject = Subject(model, batches, logits or _inputs.hugging_face_logits, tokenizer)
+        self.subject = Subject(model, batches, logits or _inputs.hugging_face_logits, tokenizer if inputs is None else None)
         return self
 
     def _adopt(self, X: PEFs | None) -> None:

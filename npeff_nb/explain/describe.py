@@ -128,7 +128,8 @@ def component_table(npeff: NPEFF, top: int = TOP) -> pd.DataFrame:
             row["prediction"] = str(pd.Series(predictions[best]).mode().iloc[0])
             gold = gold_labels(npeff)
             if gold is not None:
-                row["accuracy"] = float((gold[best] == predictions[best]).mean())
+                known = ~pd.isna(gold[best])
+                row["accuracy"] = float((gold[best] == predictions[best])[known].mean()) if known.any() else float("nan")
         for at, column in enumerate(columns if len(best) else []):
             values = npeff.examples[column].astype(object).to_numpy()
             found = purity(values, best, None if at == 0 else npeff.examples[columns[0]].astype(object).to_numpy())
@@ -148,7 +149,8 @@ def gold_labels(npeff: NPEFF) -> np.ndarray | None:
         return None
     values = npeff.examples["label"]
     names = np.asarray(npeff.classes, dtype=object)
-    if set(values.dropna()) <= set(npeff.classes):
+    known = set(values.dropna())
+    if known and known <= set(npeff.classes):
         return values.astype(object).to_numpy()
     if pd.api.types.is_integer_dtype(values) and values.between(0, len(names) - 1).all():
         return names[values.to_numpy()]

@@ -59,6 +59,8 @@ def profile(npeff: NPEFF, k: int, progress: Progress | None = None) -> dict[str,
     tell(0, steps, "finding the component's direction among the weights")
     if not len(npeff.top_examples(k, 1)):
         raise ValueError(f"component {k} is used by no example, so it has no direction and no profile")
+    if len(npeff.coefficients_) < 2:
+        raise ValueError("this decomposition has 1 example: an edit is judged against other examples, so a profile needs at least 2")
     found = direction(npeff, k)
     shown = npeff.top_examples(k, SHOWN)
     tell(1, steps, "splitting coefficients over tokens")

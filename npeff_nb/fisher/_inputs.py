@@ -16,6 +16,19 @@ POSITIONS_A_BATCH = 512
 """Tokens (padding included) in one batch when ``batch_size`` is not given: throughput is flat from there on, memory is not."""
 
 
+def as_table(examples: Any) -> pd.DataFrame:
+    """A DataFrame, a data set or a list of texts as a DataFrame with a fresh index."""
+    if isinstance(examples, pd.DataFrame):
+        return examples.reset_index(drop=True)
+    if hasattr(examples, "to_pandas"):
+        return examples.to_pandas().reset_index(drop=True)
+    if isinstance(examples, str):
+        raise TypeError("examples is one string; give a list of texts, a DataFrame with a 'text' column or a datasets.Dataset")
+    if isinstance(examples, Iterable):
+        return pd.DataFrame({"text": list(examples)})
+    raise TypeError(f"examples is a {type(examples).__name__}; give a list of texts, a DataFrame with a 'text' column or a datasets.Dataset")
+
+
 def examples_table(examples: Any) -> pd.DataFrame:
     """Examples as a DataFrame with a fresh index.
 
@@ -26,16 +39,7 @@ def examples_table(examples: Any) -> pd.DataFrame:
     ValueError, TypeError
         Empty input, no ``text`` column, a text that is no string.
     """
-    if isinstance(examples, pd.DataFrame):
-        table = examples.reset_index(drop=True)
-    elif hasattr(examples, "to_pandas"):
-        table = examples.to_pandas().reset_index(drop=True)
-    elif isinstance(examples, str):
-        raise TypeError("examples is one string; give a list of texts, a DataFrame with a 'text' column or a datasets.Dataset")
-    elif isinstance(examples, Iterable):
-        table = pd.DataFrame({"text": list(examples)})
-    else:
-        raise TypeError(f"examples is a {type(examples).__name__}; give a list of texts, a DataFrame with a 'text' column or a datasets.Dataset")
+    table = as_table(examples)
     if "text" not in table.columns:
         raise ValueError(
             f"examples has no column 'text'; its columns are {', '.join(map(repr, table.columns)) or 'none'}: rename the one with the texts"

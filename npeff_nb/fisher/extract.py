@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,16 +14,17 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from npeff_nb.fisher._inputs import LogitsOf, ReadyBatches, TextBatches, examples_table, hugging_face_logits
-from npeff_nb.fisher.features import FeatureMap, principal_basis
+from npeff_nb.fisher._inputs import LogitsOf, ReadyBatches, TextBatches, as_table, examples_table, hugging_face_logits
+from npeff_nb.fisher.cache_key import cache_key
+from npeff_nb.fisher.completeness import check_complete
+from npeff_nb.fisher.features import FeatureMap
 from npeff_nb.fisher.gradients import Tape, small_grams
 from npeff_nb.fisher.parameters import choose_parameters
 from npeff_nb.fisher.pefs import PEFs
+from npeff_nb.fisher.store import Store
 from npeff_nb.fisher.subject import Subject, check_ready, fingerprint
 
-PILOT_BYTES = 512 * 2**20
-"""Unreduced sketches held at once while the principal directions are found; memory does not grow with n beyond it."""
-PILOT_SEED = 0
+_TINY = np.finfo(float).tiny
 
 
 def extract_fishers(
@@ -74,7 +73,7 @@ def extract_fishers(
     check_ready(model)
     if inputs is not None:
         batches = ReadyBatches(inputs, batch_size)
-        table = pd.DataFrame(index=range(len(batches))) if examples is None else examples.reset_index(drop=True)
+        table = pd.DataFrame(index=range(len(batches))) if examples is None else as_table(examples)
         if len(table) != len(batches):
             raise ValueError(f"examples has {len(table)} rows for {len(batches)} inputs")
         if not len(batches):
@@ -88,7 +87,7 @@ def extract_fishers(
 
     chosen = choose_parameters(model, parameters) if like is None else _parameters_like(model, like)
     feature_map = FeatureMap.choose(features, chosen, seed) if like is None else like.feature_map
-    subject = Subject(model, batches, logits or hugging_face_logits, tokenizer)
+    subject = Subject(model, batches, logits or hugging_face_logits, tokenizer if inputs is None else None)
     facts = {
         "model": str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__),
         "model_fingerprint": fingerprint(model),
@@ -98,7 +97,7 @@ def extract_fishers(
 
     place = None
     if cache is not None:
-        key = _cache_key(facts, table, chosen, feature_map, inputs)
+        key = cache_key(facts, table, chosen, feature_map, batches, logits)
         place = Path(cache) / f"{key}.pefs"
         if place.exists():
             found = PEFs.load(place)
@@ -115,7 +114,8 @@ def _run(subject: Subject, table: pd.DataFrame, chosen: pd.DataFrame, feature_ma
     n, names = len(table), list(chosen["name"])
     tape = Tape(subject.model, names)
     classes = subject.logits(subject.batches.batches()[0][:1]).shape[1]
-    store = _Store(n, max(classes - 1, 1), feature_map)
+    check_complete(subject, tape, names)
+    store = Store(n, max(classes - 1, 1), feature_map)
     norms, logits = np.zeros(n), np.zeros((n, classes), dtype=np.float32)
     energy = np.zeros(len(names))
     seen: set[str] = set()
@@ -144,9 +144,6 @@ def _run(subject: Subject, table: pd.DataFrame, chosen: pd.DataFrame, feature_ma
     described = chosen.assign(energy=energy / max(energy.sum(), _TINY))
     class_names = [str(named.get(c, c)) for c in range(classes)]
     return PEFs(store.factors, norms, logits, table, described, class_names, feature_map, facts, subject)
-
-
-_TINY = np.finfo(float).tiny
 
 
 @dataclass(frozen=True)
@@ -184,61 +181,6 @@ def _measure(subject: Subject, tape: Tape, names: list[str], feature_map: Featur
     return _Measured(logits.float().cpu().numpy(), features, norms, traces, seen)
 
 
-class _Store:
-    """Factor rows as they are kept: on the basis, where there is one.
-
-    A sketch's basis is not known at first.  A random first part of the examples is then held whole, the principal directions are found on
-    it, and everything after is reduced as it comes; memory beyond the result does not grow with n.
-    """
-
-    def __init__(self, n: int, k: int, feature_map: FeatureMap) -> None:
-        self.n, self.k, self.map = n, k, feature_map
-        self.factors: np.ndarray | None = None
-        self._kept, self._all = 0.0, 0.0
-        self._basis = None if feature_map.basis is None else torch.from_numpy(feature_map.basis)
-        self._pilot: np.ndarray | None = None
-        self.parts = [np.arange(n)]
-        if feature_map.kind == "sketch" and feature_map.basis is None:
-            size = min(n, max(64, PILOT_BYTES // (4 * k * feature_map.width)))
-            self._pilot = np.sort(np.random.default_rng(PILOT_SEED).permutation(n)[:size])
-            self._held, self._held_norms = torch.empty(size, k, feature_map.width), np.zeros(size)
-            self.parts = [self._pilot, np.setdiff1d(np.arange(n), self._pilot)]
-
-    @property
-    def energy_kept(self) -> float:
-        """Share of the unit-norm Fishers' traces that lies within the basis."""
-        return self._kept / self._all if self._all else 1.0
-
-    def add(self, batch: np.ndarray, features: Tensor, norms: np.ndarray) -> None:
-        if self._pilot is not None:
-            at = np.searchsorted(self._pilot, batch)
-            self._held[at], self._held_norms[at] = features, norms
-        else:
-            self._keep(batch, features, norms)
-
-    def end_of_part(self) -> None:
-        if self._pilot is None:
-            return
-        # Each example's Fisher counts as one of unit norm. Scaled in place and back: a copy would double the peak.
-        unit = torch.from_numpy(np.sqrt(np.where(self._held_norms > 0, self._held_norms, 1.0))).float()[:, None, None]
-        self._basis = principal_basis(self._held.div_(unit).flatten(0, 1))
-        self._held.mul_(unit)
-        self.map.basis = self._basis.numpy()
-        for at in range(0, len(self._pilot), 256):
-            self._keep(self._pilot[at : at + 256], self._held[at : at + 256], self._held_norms[at : at + 256])
-        self._pilot = None
-        del self._held
-
-    def _keep(self, where: np.ndarray, features: Tensor, norms: np.ndarray) -> None:
-        weight = torch.from_numpy(np.divide(1.0, norms, out=np.zeros(len(norms)), where=norms > 0))
-        self._all += float((features.double().square().sum((1, 2)) * weight).sum())
-        features = features if self._basis is None else features @ self._basis
-        self._kept += float((features.double().square().sum((1, 2)) * weight).sum())
-        if self.factors is None:
-            self.factors = np.zeros((self.n, self.k, features.shape[-1]), dtype=np.float32)
-        self.factors[where] = features.numpy()
-
-
 def _check_finite(grams: Tensor, batch: np.ndarray) -> None:
     finite = torch.isfinite(grams).all(2).all(1).tolist()
     if not all(finite):
@@ -250,6 +192,8 @@ def _check_finite(grams: Tensor, batch: np.ndarray) -> None:
 
 def _parameters_like(model: nn.Module, like: Any) -> pd.DataFrame:
     there = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    if getattr(like, "parameters", None) is None:
+        raise ValueError("like= has no parameters: it was fitted on an array (or not at all); give PEFs or an NPEFF fitted on PEFs")
     wanted = like.parameters[["name", "kind", "layer", "shape", "numel"]]
     for name, shape in zip(wanted["name"], wanted["shape"], strict=True):
         if there.get(name) != shape:
@@ -259,14 +203,6 @@ def _parameters_like(model: nn.Module, like: Any) -> pd.DataFrame:
                 + ": use the model that like= came from"
             )
     return wanted.reset_index(drop=True)
-
-
-def _cache_key(facts: dict, table: pd.DataFrame, chosen: pd.DataFrame, feature_map: FeatureMap, inputs: Any) -> str:
-    digest = hashlib.sha256(json.dumps([facts, list(chosen["name"]), feature_map.id], sort_keys=True, default=str).encode())
-    digest.update(table.to_json(orient="split").encode())
-    for tensor in inputs.values() if isinstance(inputs, dict) else [inputs] if inputs is not None else []:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:24]
 
 
 def _version(package: str) -> str | None:

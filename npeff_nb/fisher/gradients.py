@@ -187,6 +187,7 @@ class _Call:
     module: nn.Module
     names: dict[str, str]  # the module's own name for a parameter -> the model's
     given: Tensor
+    version: int  # of `given` when the module was called
     edge: object  # the place in autograd's graph: a tensor or a GradientEdge
 
 
@@ -232,7 +233,7 @@ class Tape:
             for p in asked:
                 p.requires_grad_(False)
             for module, names in self._owners:
-                handles.append(module.register_forward_hook(self._hook(names)))
+                handles.append(module.register_forward_hook(self._hook(names), with_kwargs=True))
             with torch.enable_grad():
                 yield
         finally:
@@ -241,9 +242,15 @@ class Tape:
             for p in asked:
                 p.requires_grad_(True)
 
-    def _hook(self, names: dict[str, str]) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
-        def hook(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-            given = inputs[0].detach()
+    @property
+    def used(self) -> bool:
+        """Whether the recorded pass called a module whose parameters are wanted."""
+        return bool(self._calls)
+
+    def _hook(self, names: dict[str, str]) -> Callable[[nn.Module, tuple, dict, Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple, named: dict, output: Tensor) -> Tensor:
+            given = (inputs[0] if inputs else named["input"]).detach()
+            version = given._version
             if output.shape[0] == 1 and self._n > 1:
                 # Looked up once for the whole batch (positions): each example needs a gradient of its own.
                 output = output.expand(self._n, *output.shape[1:])
@@ -255,11 +262,11 @@ class Tape:
                 )
             if output.requires_grad:
                 # The edge, not the tensor: a later in-place operation would turn the tensor into another one.
-                self._calls.append(_Call(module, names, given, torch.autograd.graph.get_gradient_edge(output)))
+                self._calls.append(_Call(module, names, given, version, torch.autograd.graph.get_gradient_edge(output)))
                 return output
             # Nothing below takes part: the graph begins here.
             leaf = output.detach().requires_grad_()
-            self._calls.append(_Call(module, names, given, leaf))
+            self._calls.append(_Call(module, names, given, version, leaf))
             return leaf.clone()
 
         return hook
@@ -279,7 +286,15 @@ class Tape:
         """
         cotangents = cotangents.to(logits)
         rows = cotangents.shape[1]
+        for call in self._calls:
+            if call.given._version != call.version:
+                raise UnsupportedModule(
+                    f"the input of a {type(call.module).__name__} (parameter {next(iter(call.names.values()))!r}) was changed in place after the "
+                    "layer read it: its gradient cannot be formed. Leave it out with parameters=[...]"
+                )
         edges = [call.edge for call in self._calls]
+        if not edges:
+            return
         backwards: list[list[Tensor | None]] = [[] for _ in edges]
         for k in range(rows):
             found = torch.autograd.grad(logits, edges, cotangents[:, k], retain_graph=k + 1 < rows, allow_unused=True)

@@ -72,6 +72,8 @@ class PEFs:
     def __getitem__(self, rows: Any) -> PEFs:
         """Some of the examples: a boolean mask, positions or a slice.  The subject stays behind with all of them."""
         rows = np.asarray(rows) if not isinstance(rows, slice) else rows
+        if isinstance(rows, np.ndarray) and rows.size == 0 and rows.dtype != bool:
+            rows = rows.astype(int)  # numpy makes an empty list one of floats
         if isinstance(rows, np.ndarray) and rows.dtype == bool and rows.shape != (len(self),):
             raise IndexError(f"the mask has shape {rows.shape}; expected ({len(self)},), one value an example")
         where = np.arange(len(self))[rows]

@@ -73,9 +73,10 @@ class Subject:
         if len(place) != len(rows):
             raise ValueError("an example was asked for twice in one call")
         out = None
-        with alone_with(self.model), torch.inference_mode():
+        with alone_with(self.model), torch.no_grad():
             for batch in self.batches.batches(rows):
                 z = self.logits_of(self.model, to_device(self.batches.batch(batch), self.device)).float().cpu()
+                _check_shape(z, len(batch))
                 out = torch.empty(len(rows), z.shape[1]) if out is None else out
                 out[[place[int(row)] for row in batch]] = z
         return out
@@ -94,8 +95,7 @@ class Subject:
         with alone_with(self.model):
             with tape.recording(len(batch)):
                 logits = self.logits_of(self.model, to_device(self.batches.batch(batch), self.device))
-            if logits.ndim != 2 or logits.shape[0] != len(batch):
-                raise ValueError(f"logits have shape {tuple(logits.shape)} for {len(batch)} examples; expected ({len(batch)}, classes)")
+            _check_shape(logits, len(batch))
             if logits.shape[1] < 2:
                 raise ValueError(
                     f"the model has {logits.shape[1]} class: a Fisher needs a distribution over at least 2. "
@@ -107,4 +107,13 @@ class Subject:
                     f"the model gives logits that are not finite for {finite.count(False)} of {len(batch)} examples in one batch, "
                     f"the first being row {int(batch[finite.index(False)])}: check the input and the model's weights"
                 )
+            if tape.used and not logits.requires_grad:
+                raise ValueError(
+                    "the logits carry no gradient to the chosen parameters: logits= must not detach them nor run the model under torch.no_grad()"
+                )
             yield logits.detach(), tape.gradients(logits, reduced_cotangents(logits.detach()))
+
+
+def _check_shape(logits: Tensor, n: int) -> None:
+    if logits.ndim != 2 or logits.shape[0] != n:
+        raise ValueError(f"logits have shape {tuple(logits.shape)} for {n} examples; expected ({n}, classes)")

@@ -133,7 +133,7 @@ def test_each_example_s_norm_is_put_right(tokenizer, bert, narrow):
 def test_like_gives_the_same_coordinates(pilot, tokenizer, bert, narrow, monkeypatch):
     """Also when the directions were found on a part of the examples only."""
     if pilot is not None:
-        monkeypatch.setattr("npeff_nb.fisher.extract.PILOT_BYTES", 1)  # the least: 64 examples
+        monkeypatch.setattr("npeff_nb.fisher.store.PILOT_BYTES", 1)  # the least: 64 examples
     examples = tiny.table(80)
     first = sketched(bert, tokenizer, examples)
     again = extract_fishers(bert, tokenizer, examples, like=first, progress=False)
