@@ -32,9 +32,10 @@ test: $(VENV)/ready-for-tests front lint ## every test: Python, front end, real 
 front: $(VENV)/ready-for-tests ## type-check and test the front end; the committed build must match the sources
 	cd widgets && PATH="$$($(CURDIR)/scripts/need_node.sh $(CURDIR)/$(VENV)):$$PATH" && npm ci --no-audit --no-fund --silent && npm run check && npm test && npm run build -- --check
 
-lint: $(VENV)/ready-for-tests ## formatting and lint
+lint: $(VENV)/ready-for-tests ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 bench: $(VENV)/ready-for-tests ## speed as ratios in one run, written to benchmarks/results.json
 	$(BIN)/python benchmarks/run.py

@@ -19,7 +19,7 @@ def load(path: str | os.PathLike) -> Any:
     from npeff_nb.decomposition import npeff
     from npeff_nb.fisher import pefs
 
-    kinds = {npeff.KIND: npeff.NPEFF, pefs.KIND: pefs.PEFs}
+    kinds: dict[str, Any] = {npeff.KIND: npeff.NPEFF, pefs.KIND: pefs.PEFs}
     kind = _files.kind_of(path)
     if kind not in kinds:
         raise ValueError(f"{path} holds {kind!r}; this npeff_nb opens {', '.join(map(repr, kinds))}")

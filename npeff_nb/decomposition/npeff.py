@@ -49,9 +49,22 @@ class NPEFF(TransformerMixin, BaseEstimator):
     reconstruction_err_ : Σ_i ‖F̂_i − Σ_j W_ij h_j h_jᵀ‖²_F over the full Fishers: what the kept features miss counts as unexplained.
     explained_variance_ : 1 − reconstruction_err_ / Σ_i ‖F̂_i‖²_F, in [0, 1].
     component_shares_ : (r,) each component's part of the explained energy; sums to ``explained_variance_``.
+    example_explained_ : (n,) share of each unit-norm Fisher that its components explain.
     n_iter_, losses_ : iterations of the kept start, and its loss after each.
     restart_losses_ : final loss of every start.
+    examples, parameters, logits, norms, classes, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an array.
+    subject : the live model with its examples, or None (see :meth:`attach`).
+    labels : names given to components by a person, by number.
+    profiles : portraits of components computed so far, by number (:func:`npeff_nb.explain.profile.profile`).
     """
+
+    examples: Any
+    parameters: Any
+    feature_map: Any
+    logits: Any
+    norms: Any
+    classes: Any
+    subject: Subject | None
 
     def __init__(
         self,
@@ -237,14 +250,10 @@ class NPEFF(TransformerMixin, BaseEstimator):
         return self
 
     def _adopt(self, X: PEFs | None) -> None:
-        self.examples: pd.DataFrame | None = None if X is None else X.examples
-        self.parameters: pd.DataFrame | None = None if X is None else X.parameters
-        self.feature_map = None if X is None else X.feature_map
-        self.logits = None if X is None else X.logits
-        self.norms = None if X is None else X.norms
-        self.classes = None if X is None else X.classes
+        # Whatever belongs to the Fishers and not to their factorisation: all None after a fit on an array.
+        for name in ("examples", "parameters", "feature_map", "logits", "norms", "classes", "subject"):
+            setattr(self, name, getattr(X, name, None))
         self.facts: dict[str, Any] = {} if X is None else dict(X.facts)
-        self.subject: Subject | None = None if X is None else X.subject
         self.labels: dict[int, str] = {}
         self.profiles: dict[int, Any] = {}
 

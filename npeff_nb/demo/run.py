@@ -122,4 +122,4 @@ def _at(edit: dict[str, Any], curve: str, sign: str) -> float:
 def _first_to_show(npeff: Any) -> int:
     """The report opens on a component that speaks for itself: turned down, it moves its own examples most for what it moves elsewhere."""
     ratios = {k: p["edit"]["kl_ratio"]["-"] or 0.0 for k, p in npeff.profiles.items()}
-    return max(ratios, key=ratios.get) if ratios else 0
+    return max(ratios, key=lambda k: ratios[k]) if ratios else 0

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from npeff_nb.fisher._inputs import TextBatches
 from npeff_nb.fisher.gradients import Tape
 from npeff_nb.fisher.subject import Subject
 
@@ -29,11 +30,12 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
     An example whose Fisher has nothing along the direction gets zeros.
     """
     tape = Tape(subject.model, list(direction))
+    assert isinstance(subject.batches, TextBatches), "tokens are split for texts only"
     out: dict[int, tuple[np.ndarray, float]] = {}
     for batch in subject.batches.batches(np.asarray(rows)):
         lengths = np.array([subject.batches.lengths[row] for row in batch])
         width = int(lengths.max())
-        at_tokens, elsewhere = 0.0, 0.0
+        at_tokens, elsewhere = np.zeros((len(batch), 1, width)), np.zeros((len(batch), 1))  # broadcast over the K rows
         with subject.gradients(tape, batch) as (_, gradients):
             for name, uses in gradients:
                 for use in uses:
@@ -42,9 +44,8 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
                         at_tokens = at_tokens + part
                     else:
                         elsewhere = elsewhere + part.sum(2)
-        at_tokens = at_tokens if isinstance(at_tokens, np.ndarray) else np.zeros((len(batch), 1, width))
-        elsewhere = elsewhere if isinstance(elsewhere, np.ndarray) else np.zeros(at_tokens.shape[:2])
         projection = at_tokens.sum(2) + elsewhere  # P_y, (n, K)
+        at_tokens, elsewhere = at_tokens + np.zeros((*projection.shape, 1)), elsewhere + np.zeros(projection.shape)
         energy = (projection**2).sum(1)
         scale = np.divide(1.0, energy, out=np.zeros_like(energy), where=energy > 0)
         shares = np.einsum("nk,nkt,n->nt", projection, at_tokens, scale)

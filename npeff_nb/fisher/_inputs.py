@@ -148,7 +148,7 @@ def longest_input(model: nn.Module, tokenizer: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     # RoBERTa's table begins after the padding index.
     if positions and getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert", "longformer"}:
-        positions -= config.pad_token_id + 1
+        positions -= getattr(config, "pad_token_id", 0) + 1
     said = getattr(tokenizer, "model_max_length", None)
     known = [int(x) for x in (positions, said) if x and x < 10**9]
     return min(known) if known else None

@@ -72,7 +72,7 @@ def extract_fishers(
     """
     check_ready(model)
     if inputs is not None:
-        batches = ReadyBatches(inputs, batch_size)
+        batches: TextBatches | ReadyBatches = ReadyBatches(inputs, batch_size)
         table = pd.DataFrame(index=range(len(batches))) if examples is None else as_table(examples)
         if len(table) != len(batches):
             raise ValueError(f"examples has {len(table)} rows for {len(batches)} inputs")

@@ -86,7 +86,10 @@ class FeatureMap:
     def rows(self, name: str, uses: list[Outer]) -> Tensor:
         """Features of one parameter's gradients, (n, K, width of this parameter), before the basis."""
         u, v = self._sides(name, uses[0].right) if self.kind == "sketch" else (None, None)
-        return sum(use.projected(u, v) for use in uses).flatten(2)
+        total = uses[0].projected(u, v)
+        for use in uses[1:]:
+            total = total + use.projected(u, v)
+        return total.flatten(2)
 
     def slot(self, name: str) -> slice:
         """Which features belong to a parameter."""
@@ -114,21 +117,37 @@ class FeatureMap:
 
 def principal_basis(rows: Tensor, limit: int = KEPT_FEATURES, energy: float = KEPT_ENERGY) -> Tensor:
     """Orthonormal directions (D, d) that carry ``energy`` of the rows (N, D), at most ``limit``; by the smaller of the two Grams."""
+    import scipy.linalg
     import torch
 
     tall = rows.shape[0] > rows.shape[1]
-    gram = (rows.T @ rows if tall else rows @ rows.T).double()
-    values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
-    share = torch.cumsum(values, 0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    # By blocks of columns: a product of the whole with its own transpose would hold a second copy of it.
+    blocks = rows.split(4096, dim=1)
+    if tall:
+        gram = (rows.T @ rows).double().numpy()
+    else:
+        gram = np.zeros((len(rows), len(rows)))
+        for block in blocks:
+            gram += (block @ block.T).numpy()
+    total, size = float(np.trace(gram)), len(gram)
+    if total == 0:  # nothing to carry: any one direction does
+        return torch.eye(rows.shape[1], 1, dtype=rows.dtype)
+    # Only as many vectors as may be kept: with thousands of rows that halves time and memory.
+    values, vectors = scipy.linalg.eigh(gram, subset_by_index=[max(0, size - limit), size - 1], overwrite_a=True, check_finite=False)
+    values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1]
+    share = np.cumsum(values) / total
     # 1e-7: below that, a float32 Gram's eigenvalues are rounding and their vectors would not be orthogonal.
     real = int((values > 1e-7 * values[0]).sum())
-    d = max(1, min(limit, real, int((share < energy).sum()) + 1))
+    d = max(1, min(real, int((share < energy).sum()) + 1))
+    kept = torch.from_numpy(vectors[:, :d].copy())
     if tall:
-        return vectors[:, :d].to(rows.dtype)
-    basis = rows.T @ (vectors[:, :d] / values[:d].sqrt()).to(rows.dtype)
-    # One more orthonormalisation: dividing by small eigenvalues magnified the Gram's rounding.
-    return torch.linalg.qr(basis.double())[0].to(rows.dtype)
+        return kept.to(rows.dtype)
+    on_rows = (kept / torch.from_numpy(values[:d].copy()).clamp_min(np.finfo(float).tiny).sqrt()).to(rows.dtype)
+    basis = torch.cat([block.T @ on_rows for block in blocks])
+    # One more orthonormalisation: dividing by small eigenvalues magnified the Gram's rounding. By its own Gram, since a QR of (D, d) in
+    # float64 would be the largest thing in memory.
+    factor = torch.linalg.cholesky((basis.T @ basis).double())
+    return torch.linalg.solve_triangular(factor.to(rows.dtype), basis.T, upper=False).T.contiguous()
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -74,7 +75,6 @@ def small_grams(uses: list[Outer]) -> Tensor:
     ⟨Σ_t l_t r_tᵀ, Σ_s l'_s r'_sᵀ⟩ = Σ_{t,s} (l_t·l'_s)(r_t·r'_s): with few positions this costs far less than the gradient
     itself; with many the gradients are formed, whichever is cheaper.
     """
-    total = 0
     if len(uses) == 1:
         use = uses[0]
         left_width = use.left.shape[-1] if use.rows is None else use.rows
@@ -84,10 +84,7 @@ def small_grams(uses: list[Outer]) -> Tensor:
         if use.rows is None and ghost > k * t * left_width * width:
             rows = use.dense().flatten(2)
             return rows @ rows.transpose(1, 2)
-    for a in uses:
-        for b in uses:
-            total = total + _inner(_left_products(a, b), _flat_products(a.right, b.right), a, b)
-    return total
+    return torch.stack([_inner(_left_products(a, b), _flat_products(a.right, b.right), a, b) for a in uses for b in uses]).sum(0)
 
 
 def _flat_products(x: Tensor, y: Tensor) -> Tensor:
@@ -165,7 +162,7 @@ def _conv2d(module: nn.Conv2d, a: Tensor, b: Tensor) -> dict[str, Outer]:
     return {"weight": Outer(b, patches.transpose(1, 2)[:, None]), "bias": _bias(b)}
 
 
-RULES: dict[str, Callable[[nn.Module, Tensor, Tensor], dict[str, Outer]]] = {
+RULES: dict[str, Callable[[Any, Tensor, Tensor], dict[str, Outer]]] = {
     "Linear": _linear,
     "Conv1D": _conv1d,
     "Embedding": _embedding,
@@ -188,7 +185,7 @@ class _Call:
     names: dict[str, str]  # the module's own name for a parameter -> the model's
     given: Tensor
     version: int  # of `given` when the module was called
-    edge: object  # the place in autograd's graph: a tensor or a GradientEdge
+    edge: Any  # the place in autograd's graph: a tensor or a GradientEdge
 
 
 class Tape:
@@ -295,7 +292,7 @@ class Tape:
         edges = [call.edge for call in self._calls]
         if not edges:
             return
-        backwards: list[list[Tensor | None]] = [[] for _ in edges]
+        backwards: list[list[Tensor]] = [[] for _ in edges]
         for k in range(rows):
             found = torch.autograd.grad(logits, edges, cotangents[:, k], retain_graph=k + 1 < rows, allow_unused=True)
             for kept, gradient in zip(backwards, found, strict=True):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from npeff_nb.fisher.features import FeatureMap, principal_basis
 
-PILOT_BYTES = 512 * 2**20
+PILOT_BYTES = 384 * 2**20
 """Unreduced sketches held at once while the principal directions are found; memory does not grow with n beyond it."""
 PILOT_SEED = 0
 
@@ -22,7 +22,7 @@ class Store:
 
     def __init__(self, n: int, k: int, feature_map: FeatureMap) -> None:
         self.n, self.k, self.map = n, k, feature_map
-        self.factors: np.ndarray | None = None
+        self._factors: np.ndarray | None = None
         self._kept, self._all = 0.0, 0.0
         self._basis = None if feature_map.basis is None else torch.from_numpy(feature_map.basis)
         self._pilot: np.ndarray | None = None
@@ -32,6 +32,13 @@ class Store:
             self._pilot = np.sort(np.random.default_rng(PILOT_SEED).permutation(n)[:size])
             self._held, self._held_norms = torch.empty(size, k, feature_map.width), np.zeros(size)
             self.parts = [self._pilot, np.setdiff1d(np.arange(n), self._pilot)]
+
+    @property
+    def factors(self) -> np.ndarray:
+        """(n, k, d) float32, once all parts have ended."""
+        if self._factors is None:
+            raise RuntimeError("no example was added yet")
+        return self._factors
 
     @property
     def energy_kept(self) -> float:
@@ -55,8 +62,8 @@ class Store:
         self._basis = principal_basis(self._held.div_(unit).flatten(0, 1))
         self._held.mul_(unit)
         self.map.basis = self._basis.numpy()
-        for at in range(0, len(self._pilot), 256):
-            self._keep(self._pilot[at : at + 256], self._held[at : at + 256], self._held_norms[at : at + 256])
+        for at in range(0, len(self._pilot), 32):
+            self._keep(self._pilot[at : at + 32], self._held[at : at + 32], self._held_norms[at : at + 32])
         self._pilot = None
         del self._held
 
@@ -65,6 +72,6 @@ class Store:
         self._all += float((features.double().square().sum((1, 2)) * weight).sum())
         features = features if self._basis is None else features @ self._basis
         self._kept += float((features.double().square().sum((1, 2)) * weight).sum())
-        if self.factors is None:
-            self.factors = np.zeros((self.n, self.k, features.shape[-1]), dtype=np.float32)
-        self.factors[where] = features.numpy()
+        if self._factors is None:
+            self._factors = np.zeros((self.n, self.k, features.shape[-1]), dtype=np.float32)
+        self._factors[where] = features.numpy()

@@ -70,12 +70,12 @@ class Bundle:
         labels = self.gold if self.gold is not None else self.predictions
         common = pd.Series(labels[top]).value_counts() if labels is not None and len(top) else None
         explained = max(float(npeff.component_shares_.sum()), np.finfo(float).tiny)
-        fine = None
+        fine: dict[str, Any] | None = None
         if len(self.columns) > 1 and len(top):
             coarse, finer = (npeff.examples[c].astype(object).to_numpy() for c in self.columns[:2])
             found = purity(finer, top, coarse)
             fine = {"column": self.columns[1], "name": found.name, "share": found.share, "expected": round(found.expected, 4)}
-        said = [self.default_labels[k], *(str(labels[i]) for i in top if labels is not None), fine["name"] if fine else ""]
+        said: list[str] = [self.default_labels[k], *(str(labels[i]) for i in top if labels is not None), fine["name"] if fine else ""]
         return {
             "component": k,
             "label": self.default_labels[k],
@@ -161,12 +161,10 @@ class Bundle:
         } | self._outcome(i)
 
     def _outcome(self, i: int) -> dict[str, Any]:
-        known = self.probabilities is not None
-        return {
-            "gold": None if self.gold is None or pd.isna(self.gold[i]) else str(self.gold[i]),
-            "prediction": str(self.predictions[i]) if known else "",
-            "probability": round(float(self.probabilities[i].max()), 5) if known else 0.0,
-        }
+        gold = None if self.gold is None or pd.isna(self.gold[i]) else str(self.gold[i])
+        if self.probabilities is None or self.predictions is None:
+            return {"gold": gold, "prediction": "", "probability": 0.0}
+        return {"gold": gold, "prediction": str(self.predictions[i]), "probability": round(float(self.probabilities[i].max()), 5)}
 
     # ------------------------------------------------------------------------------------------------------------------ examples
 

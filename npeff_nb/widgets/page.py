@@ -27,7 +27,7 @@ def static_text(name: str) -> str:
 def page(npeff: NPEFF, *, component: int = 0, strength: float = 0.0, selection: list[int] | None = None, theme: str = "auto") -> str:
     """The page's text.  Data stands in it as JSON in which no ``<`` occurs, so that no text of an example can become markup."""
     bundle = Bundle(npeff)
-    data = {
+    data: dict[str, Any] = {
         "overview": bundle.overview(live=False),
         "heat": base64.b64encode(bundle.heat()).decode(),
         "component": component,

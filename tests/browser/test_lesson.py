@@ -108,12 +108,11 @@ def test_lesson_in_jupyterlab(lab):
         assert int(in_kernel(page, "explorer.component")) == other
 
         # Its profile is computed live; then a new strength changes the predictions that are shown, and the trait.
-        box = root.get_by_label("strength value")
-        page.wait_for_function("() => !document.querySelector('.npeff-explorer [aria-label=\"strength value\"]')?.disabled", timeout=120_000)
+        slider = root.get_by_label("strength", exact=True)
+        page.wait_for_function("() => document.querySelector('.npeff-explorer [aria-label=strength]')?.disabled === false", timeout=120_000)
         root.get_by_text("Predictions", exact=False).first.wait_for(timeout=120_000)
         before = examples.inner_text()
-        box.fill("-0.5")
-        box.press("Enter")
+        slider.fill("-0.5")
         page.wait_for_function("before => document.querySelector('.npeff-explorer [aria-label=\"top examples\"]').innerText !== before", arg=before)
         assert "→" in examples.inner_text()
         assert float(in_kernel(page, "explorer.strength")) == -0.5
