@@ -15,7 +15,7 @@ _PUBLIC = {
     "load_demo": "npeff_nb.demo.model",
     "extract_fishers": "npeff_nb.fisher.extract",
     "PEFs": "npeff_nb.fisher.pefs",
-    "NPEFF": "npeff_nb.decomposition.npeff",
+    "NPEFF": "npeff_nb.npeff",
     "perturb": "npeff_nb.directions.perturb",
     "explore": "npeff_nb.widgets.explorer",
     "load": "npeff_nb._load",

@@ -16,10 +16,11 @@ def load(path: str | os.PathLike) -> Any:
     FileNotFoundError, ValueError
         Nothing there, something else, a newer version, or a damaged file.
     """
-    from npeff_nb.decomposition import npeff
+    from npeff_nb.decomposition import factorisation
     from npeff_nb.fisher import pefs
+    from npeff_nb.npeff import NPEFF
 
-    kinds: dict[str, Any] = {npeff.KIND: npeff.NPEFF, pefs.KIND: pefs.PEFs}
+    kinds: dict[str, Any] = {factorisation.KIND: NPEFF, pefs.KIND: pefs.PEFs}
     kind = _files.kind_of(path)
     if kind not in kinds:
         raise ValueError(f"{path} holds {kind!r}; this npeff_nb opens {', '.join(map(repr, kinds))}")

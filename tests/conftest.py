@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from npeff_nb import cli
-from npeff_nb.decomposition.npeff import NPEFF
 from npeff_nb.fisher.extract import extract_fishers
+from npeff_nb.npeff import NPEFF
 
 
 @pytest.fixture

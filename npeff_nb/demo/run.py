@@ -43,9 +43,9 @@ def run_demo(
     -------
     The contents of ``summary.json``.
     """
-    from npeff_nb.decomposition.npeff import NPEFF
     from npeff_nb.demo.model import load_demo
     from npeff_nb.fisher.extract import extract_fishers
+    from npeff_nb.npeff import NPEFF
     from npeff_nb.widgets.page import write_page
 
     output = Path(output)
@@ -94,6 +94,7 @@ def summarise(npeff: Any, demo_facts: dict[str, Any], seconds: dict[str, float])
         "examples_by_split": demo_facts["split"],
         "n_components": len(npeff.components_),
         "explained_variance": npeff.explained_variance_,
+        "energy_kept": npeff.facts["energy_kept"],
         "fine_labels": {
             "mean_purity": float(table["fine_label purity"].mean()),
             "mean_expected_from_coarse": float(table["fine_label expected"].mean()),

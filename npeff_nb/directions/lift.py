@@ -17,7 +17,7 @@ from npeff_nb.fisher.factors import reduced_cotangents
 from npeff_nb.fisher.subject import Subject, alone_with, check_ready
 
 if TYPE_CHECKING:
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.decomposition.factorisation import Factorisation
 
 COVERAGE = 0.98
 """Share of ‖h‖² whose examples take part: a component leans on few examples, and the long rest would cost most of the time."""
@@ -36,7 +36,7 @@ class Direction(dict[str, Tensor]):
     examples: int = 0
 
 
-def direction(npeff: NPEFF, k: int, model: nn.Module | None = None, coverage: float = COVERAGE) -> Direction:
+def direction(npeff: Factorisation, k: int, model: nn.Module | None = None, coverage: float = COVERAGE) -> Direction:
     """Component ``k`` as a unit-norm direction over the parameters that took part.
 
     Parameters
@@ -121,7 +121,7 @@ def norm(direction: dict[str, Tensor]) -> float:
     return float(sum(value.double().square().sum() for value in direction.values()) ** 0.5)
 
 
-def subject_of(npeff: NPEFF, model: nn.Module | None = None) -> Subject:
+def subject_of(npeff: Factorisation, model: nn.Module | None = None) -> Subject:
     """The model with its examples behind a decomposition, or an error that says how to provide it."""
     if npeff.subject is None:
         raise ValueError(

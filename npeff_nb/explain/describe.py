@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.decomposition.factorisation import Factorisation
 
 USED = 0.05
 """An example uses a component when its coefficient is at least this (a unit-norm Fisher that is one component has coefficient 1)."""
@@ -87,7 +87,7 @@ def distinguishing_words(texts: list[str], top: np.ndarray, most: int = 3) -> li
     return sorted(kept, key=lambda w: np.mean(here[w]))
 
 
-def default_label(npeff: NPEFF, k: int) -> str:
+def default_label(npeff: Factorisation, k: int) -> str:
     """A name for a component from what its top examples share: their words, or else their label, or else nothing but the number."""
     top = npeff.top_examples(k, TOP)
     if npeff.examples is None or not len(top):
@@ -102,7 +102,7 @@ def default_label(npeff: NPEFF, k: int) -> str:
     return f"component {k}"
 
 
-def component_table(npeff: NPEFF, top: int = TOP) -> pd.DataFrame:
+def component_table(npeff: Factorisation, top: int = TOP) -> pd.DataFrame:
     """One row a component, most explained energy first.
 
     Columns: ``component``; ``name`` (given by the person, or the default); ``share`` of the explained energy; ``examples`` that use it
@@ -143,7 +143,7 @@ def component_table(npeff: NPEFF, top: int = TOP) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def gold_labels(npeff: NPEFF) -> np.ndarray | None:
+def gold_labels(npeff: Factorisation) -> np.ndarray | None:
     """The examples' own labels as class names (n,), when there is a column ``label`` that speaks of the model's classes."""
     if npeff.examples is None or "label" not in npeff.examples.columns or npeff.classes is None:
         return None

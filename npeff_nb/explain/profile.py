@@ -17,7 +17,7 @@ from npeff_nb.directions.perturb import EditSets, edit_sets, edited_logits, kl, 
 from npeff_nb.explain.tokens import ELSEWHERE, token_shares, words
 
 if TYPE_CHECKING:
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.decomposition.factorisation import Factorisation
 
 SHOWN = 16
 """Top examples whose tokens and predictions are shown."""
@@ -37,7 +37,7 @@ class Cancelled(Exception):
 Progress = Callable[[int, int, str], None]
 
 
-def profile(npeff: NPEFF, k: int, progress: Progress | None = None) -> dict[str, Any]:
+def profile(npeff: Factorisation, k: int, progress: Progress | None = None) -> dict[str, Any]:
     """Everything a picture of component ``k`` needs; computed once and kept in ``npeff.profiles``.
 
     Parameters
@@ -77,7 +77,7 @@ def profile(npeff: NPEFF, k: int, progress: Progress | None = None) -> dict[str,
     return result
 
 
-def profile_all(npeff: NPEFF, components: Iterable[int] | None = None, progress: bool = True) -> None:
+def profile_all(npeff: Factorisation, components: Iterable[int] | None = None, progress: bool = True) -> None:
     """Profiles of several components (all by default), with a progress bar; those already there are kept."""
     chosen = range(len(npeff.components_)) if components is None else [npeff.check_component(k) for k in components]
     used = [k for k in chosen if len(npeff.top_examples(k, 1))]
@@ -85,7 +85,7 @@ def profile_all(npeff: NPEFF, components: Iterable[int] | None = None, progress:
         profile(npeff, k)
 
 
-def _tokens(npeff: NPEFF, found: Direction, rows: np.ndarray) -> dict[str, Any]:
+def _tokens(npeff: Factorisation, found: Direction, rows: np.ndarray) -> dict[str, Any]:
     subject = subject_of(npeff)
     texts = npeff.examples["text"]
     pairs = npeff.examples["text_pair"] if "text_pair" in npeff.examples.columns else None
@@ -98,7 +98,7 @@ def _tokens(npeff: NPEFF, found: Direction, rows: np.ndarray) -> dict[str, Any]:
     return out
 
 
-def _edit(npeff: NPEFF, found: Direction, sets: EditSets, shown: np.ndarray, tell: Callable[[int, str], None]) -> dict[str, Any]:
+def _edit(npeff: Factorisation, found: Direction, sets: EditSets, shown: np.ndarray, tell: Callable[[int, str], None]) -> dict[str, Any]:
     subject = subject_of(npeff)
     rows = np.union1d(np.union1d(sets.top, sets.baseline), shown)
     at = {int(row): i for i, row in enumerate(rows)}

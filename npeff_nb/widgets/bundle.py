@@ -13,7 +13,7 @@ import pandas as pd
 from npeff_nb.explain.describe import TOP, USED, default_label, gold_labels, label_columns, purity
 
 if TYPE_CHECKING:
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.npeff import NPEFF
 
 BINS = 24
 SHOWN = 16

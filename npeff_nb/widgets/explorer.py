@@ -20,7 +20,7 @@ from npeff_nb.widgets.page import fallback, static_text, write_page
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.npeff import NPEFF
 
 TELL_EVERY = 0.2
 """Seconds between two progress messages: a page needs no more, and a socket stays free."""
@@ -244,7 +244,7 @@ def explore(npeff: NPEFF, **state: Any) -> Explorer:
             raise TypeError(f"explore() has no argument {name!r}; it takes {', '.join(allowed)}")
     from sklearn.utils.validation import check_is_fitted
 
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.npeff import NPEFF
 
     if not isinstance(npeff, NPEFF):
         raise TypeError(f"explore() takes a fitted NPEFF, not a {type(npeff).__name__}")

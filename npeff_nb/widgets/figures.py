@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from npeff_nb.widgets.bundle import NO_MODEL, Bundle
 
 if TYPE_CHECKING:
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.npeff import NPEFF
 
 
 def parameter_map(npeff: NPEFF, k: int) -> go.Figure:

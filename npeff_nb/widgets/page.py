@@ -14,7 +14,7 @@ from npeff_nb import _files
 from npeff_nb.widgets.bundle import NOT_PROFILED, Bundle
 
 if TYPE_CHECKING:
-    from npeff_nb.decomposition.npeff import NPEFF
+    from npeff_nb.npeff import NPEFF
 
 STATIC = files("npeff_nb.widgets") / "static"
 

@@ -1,14 +1,15 @@
-"""NPEFF, the estimator: per-example Fishers in, components and coefficients out."""
+"""The factorisation as an estimator: per-example Fishers in, components and coefficients out.
+
+People meet it as :class:`npeff_nb.NPEFF`, which adds what later rooms make of a component.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,7 +18,6 @@ from npeff_nb.fisher import pefs as _pefs
 from npeff_nb.fisher.pefs import PEFs
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from npeff_nb.fisher.subject import Subject
@@ -26,7 +26,7 @@ KIND = "NPEFF decomposition"
 SOLVERS = ("hals",)
 
 
-class NPEFF(TransformerMixin, BaseEstimator):
+class Factorisation(TransformerMixin, BaseEstimator):
     """Non-negative per-example Fisher factorisation: F̂_i ≈ Σ_j W_ij h_j h_jᵀ with W ≥ 0 and unit-norm h_j.
 
     Source: Matena and Raffel, arXiv 2310.04649, section 3; solver and constants in :mod:`npeff_nb.decomposition.solvers`.
@@ -85,7 +85,7 @@ class NPEFF(TransformerMixin, BaseEstimator):
 
     # ---------------------------------------------------------------------------------------------------------------- fit and transform
 
-    def fit(self, X: PEFs | np.ndarray, y: Any = None) -> NPEFF:
+    def fit(self, X: PEFs | np.ndarray, y: Any = None) -> Self:
         """Finds components and coefficients for PEFs, rows (n, k, d), or one row an example (n, d).
 
         Raises
@@ -196,33 +196,9 @@ class NPEFF(TransformerMixin, BaseEstimator):
         mix = np.linalg.pinv(M, rcond=1e-12, hermitian=True)[k]
         return np.einsum("j,nj,nyj->ny", mix, W, P)
 
-    def component_table(self, **options: Any) -> pd.DataFrame:
-        """One row a component: label, shares, users, what its top examples have in common.  See :func:`npeff_nb.explain.describe.component_table`."""
-        from npeff_nb.explain.describe import component_table
-
-        check_is_fitted(self, "components_")
-        return component_table(self, **options)
-
-    def direction(self, k: int, model: nn.Module | None = None) -> dict[str, torch.Tensor]:
-        """Component ``k`` in parameter space: parameter name -> tensor, unit L2 norm over all.  See :func:`npeff_nb.directions.lift.direction`."""
-        from npeff_nb.directions.lift import direction
-
-        return direction(self, k, model)
-
-    def profile(self, components: int | Iterable[int] | None = None, progress: bool = True) -> NPEFF:
-        """Computes and keeps what pictures of components show: direction, layers, token shares, edits.  All components by default; returns self.
-
-        See :func:`npeff_nb.explain.profile.profile`.
-        """
-        from npeff_nb.explain.profile import profile_all
-
-        check_is_fitted(self, "components_")
-        profile_all(self, [components] if isinstance(components, (int, np.integer)) else components, progress)
-        return self
-
     # ---------------------------------------------------------------------------------------------------------------- the model behind it
 
-    def attach(self, model: nn.Module, tokenizer: Any = None, *, logits: Any = None, inputs: Any = None) -> NPEFF:
+    def attach(self, model: nn.Module, tokenizer: Any = None, *, logits: Any = None, inputs: Any = None) -> Self:
         """Gives a loaded decomposition its model back, so that it can be lifted, perturbed and explored live.  Returns self.
 
         Raises
@@ -284,7 +260,7 @@ class NPEFF(TransformerMixin, BaseEstimator):
         return _files.write_folder(path, KIND, arrays, tables, facts)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> NPEFF:
+    def load(cls, path: str | os.PathLike) -> Self:
         """Reads what :meth:`save` wrote; needs no torch.  The model comes back with :meth:`attach`."""
         _, arrays, tables, facts = _files.read_folder(path, KIND)
         self = cls(**facts["settings"])
