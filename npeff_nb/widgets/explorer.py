@@ -116,7 +116,8 @@ class Explorer(anywidget.AnyWidget):
         """The layer × matrix map of the component in focus as a Plotly figure."""
         from npeff_nb.widgets.figures import parameter_map
 
-        self.npeff.profile(self.component)
+        if self.component not in self.npeff.profiles:  # known already: shown without a model, and without torch
+            self.npeff.profile(self.component)
         return parameter_map(self.npeff, self.component)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
