@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 MANIFEST = "manifest.json"
@@ -34,7 +35,10 @@ def write_folder(path: str | os.PathLike, kind: str, arrays: dict[str, np.ndarra
     # Beside the target, so that the rename stays within one file system.
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, building / "arrays.safetensors")
+        try:
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, building / "arrays.safetensors")
+        except SafetensorError as error:  # a full disk comes in this shape, not as an OSError
+            raise OSError(f"{path} could not be written: {error}") from error
         for name, table in tables.items():
             table = table.rename(columns=str)
             (building / f"{name}.json").write_text(table.to_json(orient="table", index=False, double_precision=15), encoding="utf-8")

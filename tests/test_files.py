@@ -9,6 +9,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 
 import npeff_nb as nb
 from npeff_nb import _files
@@ -235,6 +236,15 @@ def test_a_failing_save_of_a_result_leaves_the_old_one(shared, tmp_path, monkeyp
     monkeypatch.undo()
     assert len(nb.load(path)) == len(shared)
     assert names(tmp_path) == ["x.pefs"]
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
+    """safetensors reports it in an exception of its own, which nobody who catches OSError would see."""
+    full = SafetensorError("I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(_files, "save_file", lambda *a: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"t could not be written: I/O error: No space left on device"):
+        write(tmp_path / "t")
+    assert names(tmp_path) == []
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
