@@ -44,7 +44,8 @@ class Factorisation(TransformerMixin, BaseEstimator):
     ----------
     coefficients_ : (n, r) ≥ 0, for unit-norm components and unit-norm Fishers.
     components_ : (r, d) float64 in the features' coordinates, unit norm, most explained energy first.  The sign is chosen so that a step along
-        +h_j strengthens the predictions of the examples that use it, and a step along −h_j turns them down.
+        −h_j disturbs the predictions of the examples that use it (turns the component down) and one along +h_j less so
+        (:mod:`npeff_nb.decomposition.orientation`).
     projections_ : (n, k, r), each unit-norm Fisher's factor rows along the components.
     reconstruction_err_ : Σ_i ‖F̂_i − Σ_j W_ij h_j h_jᵀ‖²_F over the full Fishers: what the kept features miss counts as unexplained.
     explained_variance_ : 1 − reconstruction_err_ / Σ_i ‖F̂_i‖²_F, in [0, 1].
@@ -96,6 +97,7 @@ class Factorisation(TransformerMixin, BaseEstimator):
         import torch
 
         from npeff_nb.decomposition import solvers
+        from npeff_nb.decomposition.orientation import orientation
 
         self._check_settings()
         rows, scale = _unit_norm(X)
@@ -125,9 +127,8 @@ class Factorisation(TransformerMixin, BaseEstimator):
         share = (W * (2 * (P**2).sum(1) - W @ G)).sum(0)
         order = np.argsort(-share, kind="stable")
         W, H, P, share = W[:, order], H[order], P[:, :, order], share[order]
-        # Row 1 of a Fisher is "the predicted class upwards", so its users' projections on it say which way a component strengthens them.
-        sign = np.sign((W * P[:, 0]).sum(0))
-        sign[sign == 0] = 1.0
+        # Rows without a prediction behind them are turned to their first row's side, so that equal runs look equal.
+        sign = orientation(W, P, X.logits, X.norms) if isinstance(X, PEFs) else np.where((W * P[:, 0]).sum(0) < 0, -1.0, 1.0)
         H, P = H * sign[:, None], P * sign
 
         self.coefficients_, self.components_, self.projections_ = W, H, P

@@ -1,0 +1,46 @@
+"""Which way is up?  A Fisher does not know the sign of a direction; the predictions do.
+
+To second order a step ±s along h changes a prediction alike, KL ≈ ½ s² κ₂.  The third order tells the two apart: for δ = ∂z/∂s along h and
+p = softmax(z),
+
+    KL(perturbed ‖ original) = ½ s² κ₂ + ⅓ s³ κ₃ + …,      κ_m = Σ_y p_y (δ_y − Σ_l p_l δ_l)^m.
+
+A confident prediction is skewed: the side on which an unlikely class rises changes it by far the most.  Both cumulants come from what the
+factorisation has already, since p ∘ (δ − Σ p δ) = (diag p − p pᵀ) δ = Σ_k row_k ⟨a_k, h⟩ (:mod:`npeff_nb.fisher.factors`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from npeff_nb.fisher.factors import reduced_cotangents
+
+NUMBERS_AT_ONCE = 2**23
+"""Cotangents held at once are (examples, c − 1, c): thousands of classes would fill the memory."""
+
+
+def orientation(coefficients: np.ndarray, projections: np.ndarray, logits: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Signs (r,), ±1, after which a step along −h changes the predictions of a component's users more than one along +h.
+
+    Parameters
+    ----------
+    coefficients : (n, r), how much each example counts.
+    projections : (n, k, r), unit-norm factor rows along the components.
+    logits : (n, c).
+    norms : (n,), Frobenius norms of the Fishers.
+    """
+    n, c = logits.shape
+    score = np.zeros(coefficients.shape[1])
+    size = max(1, NUMBERS_AT_ONCE // (c * max(c - 1, 1)))
+    for at in range(0, n, size):
+        part = slice(at, at + size)
+        z = torch.from_numpy(logits[part])
+        rows, p = reduced_cotangents(z).numpy(), torch.softmax(z.double(), -1).numpy()
+        weighted = np.einsum("nkc,nkr->ncr", rows, projections[part] * np.sqrt(norms[part])[:, None, None])  # p (δ − Σ p δ)
+        centred = np.divide(weighted, p[:, :, None], out=np.zeros_like(weighted), where=p[:, :, None] > 0)
+        second, third = (weighted * centred).sum(1), (weighted * centred**2).sum(1)
+        # Skewness, not the cumulant itself: otherwise the least certain examples would decide alone.
+        skewness = np.divide(third, second**1.5, out=np.zeros_like(third), where=second > 0)
+        score += (coefficients[part] * skewness).sum(0)
+    return np.where(score > 0, -1.0, 1.0)

@@ -1,0 +1,73 @@
+"""The sign of a component: a step along −h disturbs its users more than one along +h."""
+
+import numpy as np
+import pytest
+import torch
+
+from npeff_nb.decomposition import orientation as module
+from npeff_nb.decomposition.orientation import orientation
+from npeff_nb.directions.perturb import edited_logits, kl
+from npeff_nb.fisher.factors import reduced_cotangents
+
+
+def one_direction(z, delta):
+    """Projections (n, k, 1) and norms (n,) of a model whose logits move by ``delta`` along one direction."""
+    along = np.einsum("nkc,nc->nk", reduced_cotangents(torch.from_numpy(z)).numpy(), delta)
+    norms = np.full(len(z), 2.0)  # any number: it is divided out and put back
+    return (along / np.sqrt(norms)[:, None])[:, :, None], norms
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("confidence", [0.5, 3.0, 8.0])
+def test_sign_is_that_of_the_larger_divergence_for_small_steps(seed, confidence):
+    rng = np.random.default_rng(seed)
+    z, delta = confidence * rng.normal(size=(1, 5)), rng.normal(size=(1, 5))
+    P, norms = one_direction(z, delta)
+    sign = orientation(np.ones((1, 1)), P, z, norms)[0]
+    s = 1e-2  # the third order decides (the fifth is s² of it), and it stands well above rounding even where the divergence is 1e-12
+    down, up = kl(z - sign * s * delta, z)[0], kl(z + sign * s * delta, z)[0]
+    assert down >= up
+
+
+def test_turning_the_projections_round_turns_the_sign_round():
+    rng = np.random.default_rng(0)
+    z, delta = 3 * rng.normal(size=(20, 4)), rng.normal(size=(20, 4))
+    P, norms = one_direction(z, delta)
+    W = rng.random((20, 1))
+    assert orientation(W, P, z, norms)[0] == -orientation(W, -P, z, norms)[0]
+
+
+def test_examples_count_by_their_coefficients():
+    z = np.array([[4.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
+    delta = np.array([[-1.0, 0.5, 0.5], [1.0, -0.5, -0.5]])  # one against the other
+    P, norms = one_direction(z, delta)
+    assert orientation(np.array([[1.0], [0.1]]), P, z, norms)[0] == -orientation(np.array([[0.1], [1.0]]), P, z, norms)[0]
+
+
+def test_parts_add_up(monkeypatch):
+    rng = np.random.default_rng(1)
+    z, delta = 2 * rng.normal(size=(30, 4)), rng.normal(size=(30, 4))
+    P, norms = one_direction(z, delta)
+    W = rng.random((30, 1))
+    whole = orientation(W, P, z, norms)
+    monkeypatch.setattr(module, "NUMBERS_AT_ONCE", 1)
+    np.testing.assert_array_equal(orientation(W, P, z, norms), whole)
+
+
+def test_certain_predictions_and_unused_components_are_no_problem():
+    z = np.array([[0.0, -2000.0, -2000.0]])
+    P, norms = one_direction(z, np.ones((1, 3)))
+    assert orientation(np.zeros((1, 1)), P, z, norms)[0] == 1.0
+
+
+def test_fitted_components_turn_down_along_minus(npeff):
+    """On the model itself: the mean divergence of each component's users, both ways, at a step small enough for the third order."""
+    agree = 0
+    for k in range(len(npeff.components_)):
+        top = npeff.top_examples(k, 8)
+        direction = npeff.direction(k)
+        before = npeff.subject.logits(np.sort(top)).numpy()
+        down, up = (kl(z, before).mean() for z in edited_logits(npeff.subject, direction, [-0.5, 0.5], np.sort(top)))
+        agree += down > up
+    # Skewness is averaged over all users and counts each alike, the divergence over the top ones and counts strong ones more: most, not all.
+    assert agree >= len(npeff.components_) - 1
