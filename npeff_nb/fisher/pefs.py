@@ -34,7 +34,8 @@ class PEFs:
     classes : names of the c classes.
     feature_map : the coordinates, for ``like=``.
     facts : how this was made: model, versions, seeds, texts cut, share of energy kept.
-    subject : the live model with its examples; not saved, None after loading (see :meth:`attach`).
+    subject : the live model with its examples; not saved, None after loading.  A decomposition gets it back with
+        :meth:`npeff_nb.NPEFF.attach`.
     """
 
     factors: np.ndarray
@@ -97,7 +98,7 @@ class PEFs:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> PEFs:
-        """Reads what :meth:`save` wrote.  The model is not part of it: see :meth:`attach`."""
+        """Reads what :meth:`save` wrote.  The model is not part of it."""
         _, arrays, tables, facts = _files.read_folder(path, KIND)
         feature_map = feature_map_from(facts.pop("feature_map"), arrays.get("basis"))
         return cls(

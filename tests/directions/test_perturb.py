@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.special
@@ -216,3 +218,25 @@ def test_a_small_step_s_kl_is_the_fisher_s_quadratic_form(tokenizer):
         measured = (kl(up, still) + kl(down, still)) / 2
         # 3 %: the next term at s = 0.01. 1e-9: logits come as float32.
         np.testing.assert_allclose(measured, quadratic, rtol=0.03, atol=1e-9 + 1e-3 * quadratic.max())
+
+
+def test_another_thread_waits_until_the_model_is_itself_again(npeff):
+    """A widget's thread and a cell share the model: neither may see the other's edit."""
+    subject = npeff.subject
+    rows = np.arange(4)
+    before = subject.logits(rows)
+    entered, seen = threading.Event(), []
+
+    def other():
+        entered.wait(30)
+        seen.append(subject.logits(rows))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with nb.perturb(subject.model, npeff.direction(0), 5.0):
+        entered.set()
+        thread.join(0.3)
+        assert thread.is_alive() and not seen  # it waits
+        assert not torch.equal(subject.logits(rows), before)  # while the thread that edits goes on
+    thread.join(30)
+    assert torch.equal(seen[0], before)
