@@ -69,14 +69,14 @@ class TextBatches:
         pairs = {"text_pair": table["text_pair"].tolist()} if "text_pair" in table.columns else {}
         # Measured in full first (cheap), so that cut texts can be counted.
         full = tokenizer(table["text"].tolist(), **pairs, truncation=False, verbose=False)
-        cut = sum(len(ids) > longest for ids in full["input_ids"]) if longest else 0
-        if cut and not quiet:
+        self.cut = sum(len(ids) > longest for ids in full["input_ids"]) if longest else 0
+        if self.cut and not quiet:
             warnings.warn(
-                f"{cut} of {len(table)} texts are longer than the {longest} tokens that the model takes and are cut to that length; "
+                f"{self.cut} of {len(table)} texts are longer than the {longest} tokens that the model takes and are cut to that length; "
                 "what stands after the cut takes no part",
                 stacklevel=3,
             )
-        self.encoded = tokenizer(table["text"].tolist(), **pairs, truncation=True, max_length=longest, verbose=False) if cut else full
+        self.encoded = tokenizer(table["text"].tolist(), **pairs, truncation=True, max_length=longest, verbose=False) if self.cut else full
         self.lengths = np.array([len(ids) for ids in self.encoded["input_ids"]])
         if self.lengths.min() == 0:
             raise ValueError(f"row {int(self.lengths.argmin())} gives no tokens at all: drop texts that are empty for the tokenizer")
@@ -113,6 +113,7 @@ class ReadyBatches:
     """Inputs that need no tokenizer: one tensor (n, ...) or a dict of them, for any module with ``logits=``."""
 
     def __init__(self, inputs: Any, batch_size: int | None) -> None:
+        self.cut = 0
         self.inputs = inputs if isinstance(inputs, dict) else {"inputs": inputs}
         self.bare = not isinstance(inputs, dict)
         lengths = {key: len(value) for key, value in self.inputs.items()}

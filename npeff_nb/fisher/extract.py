@@ -92,6 +92,9 @@ def extract_fishers(
         "model": str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__),
         "model_fingerprint": fingerprint(model),
         "parameters": parameters if like is None else "like",
+        "features": feature_map.kind,
+        "seed": feature_map.seed,
+        "texts_cut": batches.cut,
         "versions": {name: _version(name) for name in ("npeff-nb", "torch", "transformers")},
     }
 

@@ -102,7 +102,7 @@ def test_over_long_texts_are_cut_and_counted(bert):
     tokenizer = tiny.tokenizer(model_max_length=6)
     with pytest.warns(UserWarning, match="5 of 8 texts are longer than the 6 tokens that the model takes and are cut"):
         pefs = extract_fishers(bert, tokenizer, tiny.TEXTS, progress=False)
-    assert pefs.subject.batches.lengths.max() == 6
+    assert pefs.subject.batches.lengths.max() == 6 and pefs.facts["texts_cut"] == 5
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         extract_fishers(bert, tokenizer, tiny.TEXTS[4:5], progress=False)
