@@ -38,9 +38,7 @@ class Solution:
 
 def loss(A: Tensor, W: Tensor, H: Tensor, total: float) -> float:
     """L(W, H) for rows ``A`` (n, k, d); ``total`` is Σ_i‖F̂_i‖², the squared norm of everything there is to explain."""
-    P = A @ H.T
-    S = H @ H.T
-    return float(total - 2 * (W * P.square().sum(1)).sum() + ((W.T @ W) * S.square()).sum())
+    return _loss(W, A @ H.T, H @ H.T, total)
 
 
 def total_energy(A: Tensor) -> float:

@@ -105,9 +105,6 @@ class TextBatches:
         some.lengths = self.lengths[rows]
         return some
 
-    def tokens(self, row: int) -> list[str]:
-        return self.tokenizer.convert_ids_to_tokens(self.encoded["input_ids"][row])
-
 
 class ReadyBatches:
     """Inputs that need no tokenizer: one tensor (n, ...) or a dict of them, for any module with ``logits=``."""
@@ -138,9 +135,6 @@ class ReadyBatches:
         some.inputs = {key: value[torch.as_tensor(rows)] for key, value in self.inputs.items()}
         some.n = len(rows)
         return some
-
-    def tokens(self, row: int) -> None:
-        return None
 
 
 def longest_input(model: nn.Module, tokenizer: Any) -> int | None:

@@ -164,14 +164,16 @@ class Explorer(anywidget.AnyWidget):
                 return
             event = self._cancelled[asked] = threading.Event()
             work = (lambda: self._profile(k, asked, event)) if ask == "component" else (lambda: self._run(k, float(content["strength"])))
-            self._worker.submit(self._answer, asked, work)
+            self._worker.submit(self._answer, asked, event, work)
         except Exception as error:  # noqa: BLE001 - whatever it is, the page shows it in place instead of waiting for ever
             self.send({"id": asked, "error": str(error)})
 
-    def _answer(self, asked: str, work: Callable[[], Any]) -> None:
+    def _answer(self, asked: str, event: threading.Event, work: Callable[[], Any]) -> None:
         from npeff_nb.explain.profile import Cancelled
 
         try:
+            if event.is_set():  # cancelled while it waited for its turn: a slider moved on, another component was chosen
+                raise Cancelled
             self.send({"id": asked, "answer": work()})
         except Cancelled:
             self.send({"id": asked, "error": "cancelled"})

@@ -142,6 +142,16 @@ def test_cancel_stops_a_profile_and_keeps_nothing(asking, npeff, monkeypatch):
     assert npeff.profiles == {}
 
 
+def test_a_question_cancelled_in_the_queue_is_never_run(explorer, npeff, monkeypatch):
+    asking, busy = Page(explorer), threading.Event()
+    explorer._worker.submit(busy.wait, 30)
+    monkeypatch.setattr("npeff_nb.explain.profile.profile", lambda *_: pytest.fail("was run"))
+    asking.ask(ask="component", component=2)
+    asking.ask(ask="cancel")
+    busy.set()
+    assert asking.answer()["error"] == "cancelled"
+
+
 def test_failure_is_answered_in_words(asking, monkeypatch):
     def fails(*_):
         raise RuntimeError("out of memory")
