@@ -8,11 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from npeff_nb import _files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from npeff_nb.npeff import NPEFF
 
 EXAMPLES = 2000
 COMPONENTS = 32
@@ -74,14 +79,13 @@ def run_demo(
         _files.write_text(output / "components.csv", table.to_csv(index=False))
         write_page(npeff, output / "report.html", component=_first_to_show(npeff))
 
-    summary = summarise(npeff, demo.facts | {"split": examples["split"].value_counts().to_dict()}, seconds)
+    summary = summarise(npeff, table, demo.facts | {"split": examples["split"].value_counts().to_dict()}, seconds)
     _files.write_text(output / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 
 
-def summarise(npeff: Any, demo_facts: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+def summarise(npeff: NPEFF, table: pd.DataFrame, demo_facts: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
     """The figures of a run: how much is explained, how pure components are in labels the model never saw, what edits do."""
-    table = npeff.component_table()
     edits = {k: profile["edit"] for k, profile in npeff.profiles.items()}
 
     def median(values: list[float | None]) -> float | None:
@@ -120,7 +124,7 @@ def _at(edit: dict[str, Any], curve: str, sign: str) -> float:
     return edit[curve][edit["strengths"].index(strength)]
 
 
-def _first_to_show(npeff: Any) -> int:
+def _first_to_show(npeff: NPEFF) -> int:
     """The report opens on a component that speaks for itself: turned down, it moves its own examples most for what it moves elsewhere."""
     ratios = {k: p["edit"]["kl_ratio"]["-"] or 0.0 for k, p in npeff.profiles.items()}
     return max(ratios, key=lambda k: ratios[k]) if ratios else 0

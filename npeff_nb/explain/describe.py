@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from npeff_nb.fisher.predictions import predicted_classes
+
 if TYPE_CHECKING:
     from npeff_nb.decomposition.factorisation import Factorisation
 
@@ -16,6 +18,8 @@ USED = 0.05
 """An example uses a component when its coefficient is at least this (a unit-norm Fisher that is one component has coefficient 1)."""
 TOP = 20
 """Examples that a component is described by."""
+SHOWN = 16
+"""Top examples of a component whose tokens and predictions are shown."""
 DRAWS = 400
 """Random draws behind the purity that is expected by chance."""
 MOST_VALUES = 200
@@ -114,7 +118,7 @@ def component_table(npeff: Factorisation, top: int = TOP) -> pd.DataFrame:
     W = npeff.coefficients_
     explained = max(float(npeff.component_shares_.sum()), np.finfo(float).tiny)
     rows = []
-    predictions = None if npeff.logits is None else np.asarray(npeff.classes, dtype=object)[npeff.logits.argmax(1)]
+    predictions = None if npeff.logits is None else predicted_classes(npeff.logits, npeff.classes)
     columns = [] if npeff.examples is None else label_columns(npeff.examples)
     for k in range(W.shape[1]):
         best = npeff.top_examples(k, top)

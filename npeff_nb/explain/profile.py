@@ -14,13 +14,12 @@ from tqdm.auto import tqdm
 
 from npeff_nb.directions.lift import Direction, direction, random_direction, subject_of
 from npeff_nb.directions.perturb import EditSets, edit_sets, edited_logits, kl, kl_ratio
+from npeff_nb.explain.describe import SHOWN
 from npeff_nb.explain.tokens import ELSEWHERE, token_shares, words
 
 if TYPE_CHECKING:
     from npeff_nb.decomposition.factorisation import Factorisation
 
-SHOWN = 16
-"""Top examples whose tokens and predictions are shown."""
 N_TOP, N_BASELINE = 32, 96
 """Sizes of the sets on which an edit is judged."""
 STRENGTHS = (-1.0, -0.6, -0.3, -0.15, 0.0, 0.15, 0.3, 0.6, 1.0)

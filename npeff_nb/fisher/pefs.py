@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from npeff_nb import _files
+from npeff_nb.fisher.predictions import predicted_classes, probabilities
 
 if TYPE_CHECKING:
     from npeff_nb.fisher.features import FeatureMap
@@ -61,14 +62,12 @@ class PEFs:
     @property
     def probabilities(self) -> np.ndarray:
         """softmax(logits), (n, c) float64."""
-        z = self.logits.astype(np.float64)
-        p = np.exp(z - z.max(1, keepdims=True))
-        return p / p.sum(1, keepdims=True)
+        return probabilities(self.logits)
 
     @property
     def predictions(self) -> np.ndarray:
         """Name of the most probable class of each example, (n,)."""
-        return np.asarray(self.classes, dtype=object)[self.logits.argmax(1)]
+        return predicted_classes(self.logits, self.classes)
 
     def __getitem__(self, rows: Any) -> PEFs:
         """Some of the examples: a boolean mask, positions or a slice.  The subject stays behind with all of them."""

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from npeff_nb.explain.describe import TOP, USED, default_label, gold_labels, label_columns, purity
+from npeff_nb.explain.describe import SHOWN, TOP, USED, default_label, gold_labels, label_columns, purity
+from npeff_nb.fisher.predictions import predicted_classes, probabilities
 
 if TYPE_CHECKING:
     from npeff_nb.npeff import NPEFF
 
 BINS = 24
-SHOWN = 16
-"""Top examples in a component's detail."""
 SLIDER = {"low": -1.0, "high": 1.0, "step": 0.01}
 """Strengths (L2) that the slider offers: the range over which profiles run the model."""
 KIND_ORDER = (
@@ -36,8 +35,8 @@ class Bundle:
         has = npeff.examples is not None
         self.texts = npeff.examples["text"].tolist() if has and "text" in npeff.examples.columns else [f"example {i}" for i in range(n)]
         self.gold = gold_labels(npeff)
-        self.probabilities = None if npeff.logits is None else _softmax(npeff.logits)
-        self.predictions = None if npeff.logits is None else np.asarray(npeff.classes, dtype=object)[npeff.logits.argmax(1)]
+        self.probabilities = None if npeff.logits is None else probabilities(npeff.logits)
+        self.predictions = None if npeff.logits is None else predicted_classes(npeff.logits, npeff.classes)
         self.columns = label_columns(npeff.examples) if has else []
         self.default_labels = [default_label(npeff, k) for k in range(len(npeff.components_))]
 
@@ -178,9 +177,3 @@ class Bundle:
             "coefficients": [{"component": j, "value": round(float(w[j]), 5)} for j in largest],
             "unexplained": round(1 - float(self.npeff.example_explained_[i]), 5),
         } | self._outcome(i)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    z = logits.astype(np.float64)
-    p = np.exp(z - z.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
