@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load_demo": "npeff_nb.demo.model",
     "extract_fishers": "npeff_nb.fisher.extract",
+    "parameter_energy": "npeff_nb.fisher.extract",
+    "outputs": "npeff_nb.fisher.outputs",
     "PEFs": "npeff_nb.fisher.pefs",
     "NPEFF": "npeff_nb.npeff",
     "perturb": "npeff_nb.directions.perturb",
@@ -28,7 +30,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"npeff_nb has no {name!r}; it has {', '.join(sorted(_PUBLIC))}")
     try:
-        value = getattr(import_module(_PUBLIC[name]), name)
+        module = import_module(_PUBLIC[name])
+        value = module if name == "outputs" else getattr(module, name)
     except ModuleNotFoundError as error:
         if error.name in {"torch", "transformers"}:
             raise ImportError(f'nb.{name} runs models and needs torch and transformers: pip install "npeff-nb[torch]"') from error

@@ -13,15 +13,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
+"""2: large arrays lie in files of their own (``NAME.array.safetensors``), which are mapped into memory when they are read."""
+COPIED_AT_ONCE = 64 * 2**20
 
 
-def write_folder(path: str | os.PathLike, kind: str, arrays: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], facts: dict[str, Any]) -> Path:
+def write_folder(
+    path: str | os.PathLike,
+    kind: str,
+    arrays: dict[str, np.ndarray],
+    tables: dict[str, pd.DataFrame],
+    facts: dict[str, Any],
+    mapped: dict[str, np.ndarray | Path] | None = None,
+) -> Path:
     """Writes ``path`` as a folder of this project; an older one of the same kind is replaced only when the new one lies on disk complete.
+
+    ``mapped`` arrays get files of their own and are never copied whole; a :class:`~pathlib.Path` names a file that :func:`allocate` made, which is moved.
 
     Raises
     ------
@@ -42,6 +53,16 @@ def write_folder(path: str | os.PathLike, kind: str, arrays: dict[str, np.ndarra
         for name, table in tables.items():
             table = table.rename(columns=str)
             (building / f"{name}.json").write_text(table.to_json(orient="table", index=False, double_precision=15), encoding="utf-8")
+        for name, value in (mapped or {}).items():
+            target = building / f"{name}{MAPPED}"
+            if isinstance(value, Path):
+                shutil.move(value, target)
+            else:
+                to = allocate(target, value.shape, value.dtype)
+                step = max(1, COPIED_AT_ONCE // max(1, value[:1].nbytes))
+                for at in range(0, len(value), step):
+                    to[at : at + step] = value[at : at + step]
+                to.flush()
         hashes = {p.name: _hash(p) for p in sorted(building.iterdir())}
         rows = {name: len(table) for name, table in tables.items()}
         manifest = {"kind": kind, "version": VERSION, "files": hashes, "rows": rows, "facts": facts}
@@ -75,6 +96,7 @@ def read_folder(path: str | os.PathLike, kind: str | None = None) -> tuple[str, 
         if not (path / name).exists() or _hash(path / name) != expected:
             raise ValueError(f"{path / name} is missing or was changed since it was written: the folder is damaged, make it again")
     arrays = load_file(path / "arrays.safetensors")
+    arrays |= {name.removesuffix(MAPPED): map_array(path / name) for name in manifest["files"] if name.endswith(MAPPED)}
     tables = {
         Path(name).stem: pd.read_json(io.StringIO((path / name).read_text(encoding="utf-8")), orient="table", precise_float=True)
         for name in manifest["files"]
@@ -84,6 +106,90 @@ def read_folder(path: str | os.PathLike, kind: str | None = None) -> tuple[str, 
         if not len(table.columns):  # JSON of a table without columns forgets its rows
             tables[name] = pd.DataFrame(index=range(manifest["rows"][name]))
     return found, arrays, tables, manifest["facts"]
+
+
+MAPPED = ".array.safetensors"
+
+
+def allocate(path: Path, shape: tuple[int, ...], dtype: Any = np.float32) -> np.memmap:
+    """A safetensors file of one array of zeros, mapped for writing.
+
+    The library writes arrays that are whole in memory, twice at that; a result may be larger than the memory.  The format is eight bytes of length, a JSON
+    header, and the numbers.
+
+    Raises
+    ------
+    OSError
+        When the disk has no room for it; nothing is left behind.
+    """
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    header = json.dumps({"it": {"dtype": _TYPES[dtype.name], "shape": list(shape), "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    try:
+        with path.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            # Room is taken now: writing to a mapped file on a full disk would end the process without a word.
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 8 + len(header), size)
+            file.truncate(8 + len(header) + size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    if not size:
+        return np.zeros(shape, dtype)  # type: ignore[return-value]
+    return np.memmap(path, dtype=dtype, mode="r+", offset=8 + len(header), shape=shape)
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The one array of a file, mapped for reading: only what is looked at is read."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > 2**16:
+            raise ValueError(f"{path} has a header of {length} bytes: it was not written by npeff_nb")
+        said = json.loads(file.read(length))["it"]
+    dtype = next(np.dtype(name) for name, code in _TYPES.items() if code == said["dtype"])
+    if 0 in said["shape"]:
+        return np.zeros(said["shape"], dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=8 + length, shape=tuple(said["shape"]))
+
+
+_TYPES = {"float32": "F32", "float64": "F64", "int32": "I32", "int64": "I64"}
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """One file of arrays with their own hash in its header, there whole or not at all."""
+    handle, building = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        try:
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, building, metadata={"sha256": _hash_arrays(arrays)})
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+        Path(building).replace(path)
+    except BaseException:
+        Path(building).unlink(missing_ok=True)
+        raise
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """What :func:`save_arrays` wrote, or None where it is not there or not what was written."""
+    try:
+        arrays = load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    return arrays if expected == _hash_arrays(arrays) else None
+
+
+def _hash_arrays(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}{value.shape}{value.dtype}".encode())
+        digest.update(value.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def kind_of(path: str | os.PathLike) -> str:

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from npeff_nb import _files
 from npeff_nb.fisher import pefs as _pefs
+from npeff_nb.fisher.features import FeatureMap
 from npeff_nb.fisher.pefs import PEFs
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Factorisation(TransformerMixin, BaseEstimator):
     example_explained_ : (n,) share of each unit-norm Fisher that its components explain.
     n_iter_, losses_ : iterations of the kept start, and its loss after each.
     restart_losses_ : final loss of every start.
-    examples, parameters, logits, norms, classes, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an array.
+    examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an array.
     subject : the live model with its examples, or None (see :meth:`attach`).
     labels : names given to components by a person, by number.
     profiles : portraits of components computed so far, by number (:func:`npeff_nb.explain.profile.profile`).
@@ -97,7 +98,6 @@ class Factorisation(TransformerMixin, BaseEstimator):
         import torch
 
         from npeff_nb.decomposition import solvers
-        from npeff_nb.decomposition.orientation import orientation
 
         self._check_settings()
         rows, scale = _unit_norm(X)
@@ -128,7 +128,7 @@ class Factorisation(TransformerMixin, BaseEstimator):
         order = np.argsort(-share, kind="stable")
         W, H, P, share = W[:, order], H[order], P[:, :, order], share[order]
         # Rows without a prediction behind them are turned to their first row's side, so that equal runs look equal.
-        sign = orientation(W, P, X.logits, X.norms) if isinstance(X, PEFs) else np.where((W * P[:, 0]).sum(0) < 0, -1.0, 1.0)
+        sign = _signs(W, P, X) if isinstance(X, PEFs) else np.where((W * P[:, 0]).sum(0) < 0, -1.0, 1.0)
         H, P = H * sign[:, None], P * sign
 
         self.coefficients_, self.components_, self.projections_ = W, H, P
@@ -199,37 +199,34 @@ class Factorisation(TransformerMixin, BaseEstimator):
 
     # ---------------------------------------------------------------------------------------------------------------- the model behind it
 
-    def attach(self, model: nn.Module, tokenizer: Any = None, *, logits: Any = None, inputs: Any = None) -> Self:
+    def attach(self, model: nn.Module, tokenizer: Any = None, *, output: Any = None, logits: Any = None, inputs: Any = None) -> Self:
         """Gives a loaded decomposition its model back, so that it can be lifted, perturbed and explored live.  Returns self.
+
+        Warns when it is not the model of the extraction to the bit, naming what differs.
 
         Raises
         ------
         ValueError
-            When the model is not the one of the extraction, to the bit.
+            When the model lacks one of the parameters, or has it in another shape.
         """
-        from npeff_nb.fisher import _inputs
-        from npeff_nb.fisher.subject import Subject, check_ready, fingerprint
+        from npeff_nb.fisher.reattach import subject_again
 
         check_is_fitted(self, "components_")
         if self.examples is None:
             raise ValueError("this NPEFF was fitted on an array: there are no examples and no model behind it")
-        check_ready(model)
-        expected, found = self.facts.get("model_fingerprint"), fingerprint(model)
-        if expected != found:
-            raise ValueError(
-                f"this is not the model that the Fishers were taken from ({self.facts.get('model')}): "
-                f"its parameters have the hash {found}, expected {expected}"
-            )
-        if inputs is None and tokenizer is None:
-            raise TypeError("attach needs the model's tokenizer (or inputs= for a model without one)")
-        batches = _inputs.ReadyBatches(inputs, None) if inputs is not None else _inputs.TextBatches(model, tokenizer, self.examples, None, quiet=True)
-        self.subject = Subject(model, batches, logits or _inputs.hugging_face_logits, tokenizer if inputs is None else None)
+        self.subject = subject_again(self, model, tokenizer, output, logits, inputs)
         return self
+
+    @property
+    def family(self) -> str:
+        """Of the predictions: ``"categorical"`` or ``"bernoulli"``."""
+        return self.facts.get("recipe", {}).get("family", "categorical")
 
     def _adopt(self, X: PEFs | None) -> None:
         # Whatever belongs to the Fishers and not to their factorisation: all None after a fit on an array.
         for name in ("examples", "parameters", "feature_map", "logits", "norms", "classes", "subject"):
             setattr(self, name, getattr(X, name, None))
+        self.choices: dict[str, np.ndarray] = {} if X is None else X.choices
         self.facts: dict[str, Any] = {} if X is None else dict(X.facts)
         self.labels: dict[int, str] = {}
         self.profiles: dict[int, Any] = {}
@@ -254,9 +251,8 @@ class Factorisation(TransformerMixin, BaseEstimator):
         tables = {}
         if self.examples is not None:
             arrays |= {"norms": self.norms, "logits": self.logits}
-            if self.feature_map.basis is not None:
-                arrays["basis"] = self.feature_map.basis
-            facts |= {"classes": self.classes, "feature_map": _pefs.feature_map_facts(self.feature_map)}
+            arrays |= self.feature_map.arrays() | {f"choices.{key}": value for key, value in self.choices.items()}
+            facts |= {"classes": self.classes, "feature_map": self.feature_map.to_json()}
             tables = {"examples": self.examples, "parameters": _pefs.parameters_to_json(self.parameters)}
         return _files.write_folder(path, KIND, arrays, tables, facts)
 
@@ -278,7 +274,8 @@ class Factorisation(TransformerMixin, BaseEstimator):
         if "examples" in tables:
             self.examples, self.parameters = tables["examples"], _pefs.parameters_from_json(tables["parameters"])
             self.logits, self.norms, self.classes = arrays["logits"], arrays["norms"], facts["classes"]
-            self.feature_map = _pefs.feature_map_from(facts["feature_map"], arrays.get("basis"))
+            self.feature_map = FeatureMap.from_json(facts["feature_map"], arrays)
+            self.choices = {key.removeprefix("choices."): value for key, value in arrays.items() if key.startswith("choices.")}
         return self
 
     def _check_settings(self) -> None:
@@ -306,6 +303,14 @@ def _unit_norm(X: PEFs | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bad = int(np.flatnonzero(~np.isfinite(rows).all((1, 2)))[0])
         raise ValueError(f"the factor rows of example {bad} are not finite (NaN or infinity): drop such examples first")
     return rows / np.sqrt(np.where(norms > 0, norms, 1.0))[:, None, None], norms
+
+
+def _signs(W: np.ndarray, P: np.ndarray, X: PEFs) -> np.ndarray:
+    from npeff_nb.decomposition.orientation import orientation
+    from npeff_nb.fisher.factors import Recipe
+
+    recipe = Recipe.from_json(X.facts["recipe"]) if "recipe" in X.facts else None
+    return orientation(W, P, X.logits, X.norms, recipe, X.choices)
 
 
 def _explained(W: np.ndarray, P: np.ndarray, G: np.ndarray) -> np.ndarray:

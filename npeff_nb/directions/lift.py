@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from npeff_nb.fisher._inputs import to_device
-from npeff_nb.fisher.factors import reduced_cotangents
 from npeff_nb.fisher.subject import Subject, alone_with, check_ready
 
 if TYPE_CHECKING:
@@ -60,10 +58,11 @@ def direction(npeff: Factorisation, k: int, model: nn.Module | None = None, cove
     rows = order[:take]
 
     weights = theta[rows] / np.sqrt(np.where(npeff.norms[rows] > 0, npeff.norms[rows], 1.0))[:, None]
-    # From the logits of the extraction: the very rows that were decomposed, signs and class order included.
-    cotangents = reduced_cotangents(torch.from_numpy(npeff.logits[rows]))
-    on_logits = torch.einsum("ny,nyc->nc", torch.from_numpy(weights), cotangents)
-    found = Direction(pull_back(subject, list(npeff.parameters["name"]), rows, on_logits))
+    found = Direction(pull_back(subject, list(npeff.parameters["name"]), rows, weights, npeff.logits[rows]))
+    for name, scale in zip(npeff.parameters["name"], npeff.parameters["scale"], strict=True):
+        # The Fisher was taken over θ/s: its gradients are s times as long, and a step of 1 there is a step of s here.
+        if name in found and scale != 1:
+            found[name] *= scale**2
     length = norm(found)
     if not np.isfinite(length) or length == 0:
         raise ValueError(f"component {k} has a direction of length {length} in parameter space: it cannot be lifted")
@@ -74,8 +73,14 @@ def direction(npeff: Factorisation, k: int, model: nn.Module | None = None, cove
     return found
 
 
-def pull_back(subject: Subject, names: list[str], rows: np.ndarray, on_logits: Tensor) -> dict[str, Tensor]:
-    """Σ_i Jᵢᵀ v_i over chosen parameters for v (n, c): parameter name -> tensor, on the model's device, float32."""
+def pull_back(subject: Subject, names: list[str], rows: np.ndarray, weights: np.ndarray, logits: np.ndarray) -> dict[str, Tensor]:
+    """Σ_ik weights_ik · (factor row k of example i) over chosen parameters: parameter name -> tensor, on the model's device, float32.
+
+    Parameters
+    ----------
+    rows : (m,) examples; weights : (m, k); logits : (m, c) of the extraction, so that these are the very rows that were decomposed, signs and order of
+        classes included.
+    """
     model = subject.model
     check_ready(model)
     there = dict(model.named_parameters())
@@ -93,10 +98,13 @@ def pull_back(subject: Subject, names: list[str], rows: np.ndarray, on_logits: T
             for p in chosen:
                 p.requires_grad_(True)
             for batch in subject.batches.batches(rows):
+                at = [place[int(row)] for row in batch]
                 with torch.enable_grad():
-                    logits = subject.logits_of(model, to_device(subject.batches.batch(batch), subject.device))
-                    v = on_logits[[place[int(row)] for row in batch]].to(logits)
-                    gradients = torch.autograd.grad((logits * v).sum(), chosen, allow_unused=True)
+                    z = subject.raw_logits(batch)
+                    cotangents = subject.recipe.cotangents(z.detach(), torch.from_numpy(logits[at]), subject.choices_of(batch))
+                    theta = torch.from_numpy(weights[at, : cotangents.shape[1]]).to(cotangents)
+                    v = torch.einsum("ny,nyc->nc", theta, cotangents).to(z)
+                    gradients = torch.autograd.grad((z * v).sum(), chosen, allow_unused=True)
                 for kept, gradient in zip(total, gradients, strict=True):
                     if gradient is not None:
                         kept += gradient
@@ -134,4 +142,4 @@ def subject_of(npeff: Factorisation, model: nn.Module | None = None) -> Subject:
         )
     if model is None or model is npeff.subject.model:
         return npeff.subject
-    return Subject(model, npeff.subject.batches, npeff.subject.logits_of, npeff.subject.tokenizer)
+    return npeff.subject.with_model(model)

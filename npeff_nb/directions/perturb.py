@@ -65,10 +65,17 @@ def _restore(there: dict[str, nn.Parameter], before: dict[str, Tensor]) -> None:
         raise interrupted
 
 
-def kl(perturbed: np.ndarray | Tensor, original: np.ndarray | Tensor) -> np.ndarray:
-    """KL(perturbed ‖ original) in nats from logits (..., c), float64: Σ p'(log p' − log p) from log-softmax, never below zero but for rounding."""
-    new = torch.log_softmax(torch.as_tensor(perturbed, dtype=torch.float64), -1)
-    old = torch.log_softmax(torch.as_tensor(original, dtype=torch.float64), -1)
+def kl(perturbed: np.ndarray | Tensor, original: np.ndarray | Tensor, family: str = "categorical") -> np.ndarray:
+    """KL(perturbed ‖ original) in nats from logits (..., c), float64, never below zero but for rounding.
+
+    Σ p'(log p' − log p) from log-softmax; for independent labels (``"bernoulli"``) the sum of each label's own.
+    """
+    new, old = torch.as_tensor(perturbed, dtype=torch.float64), torch.as_tensor(original, dtype=torch.float64)
+    if family == "bernoulli":
+        yes = torch.nn.functional.logsigmoid(new), torch.nn.functional.logsigmoid(old)
+        no = torch.nn.functional.logsigmoid(-new), torch.nn.functional.logsigmoid(-old)
+        return (yes[0].exp() * (yes[0] - yes[1]) + no[0].exp() * (no[0] - no[1])).sum(-1).clamp_min(0).numpy()
+    new, old = torch.log_softmax(new, -1), torch.log_softmax(old, -1)
     return (new.exp() * (new - old)).sum(-1).clamp_min(0).numpy()
 
 
@@ -89,16 +96,17 @@ class EditSets:
     baseline: np.ndarray
 
 
-def edit_sets(coefficients: np.ndarray, n_top: int, n_baseline: int, seed: int = 0) -> EditSets:
+def edit_sets(coefficients: np.ndarray, n_top: int, n_baseline: int, seed: int = 0, eligible: np.ndarray | None = None) -> EditSets:
     """Top ``n_top`` users by coefficient (n,), and ``n_baseline`` drawn at random from everything else: the two never overlap.
 
-    The baseline may contain lesser users of the component: it stands for the data, not for the component's absence.
+    The baseline may contain lesser users of the component: it stands for the data, not for the component's absence.  Examples outside ``eligible`` (n,)
+    (without a Fisher, because their numbers are not finite, say) are in neither.
     """
     order = np.argsort(-coefficients, kind="stable")
     users = order[coefficients[order] > 0]
     # With few examples the top set leaves at least half of them for comparison.
     top = users[: max(1, min(n_top, len(coefficients) // 2))]
-    rest = np.setdiff1d(np.arange(len(coefficients)), top)
+    rest = np.setdiff1d(np.arange(len(coefficients)) if eligible is None else np.flatnonzero(eligible), top)
     drawn = np.random.default_rng(seed).permutation(rest)[:n_baseline]
     return EditSets(top, np.sort(drawn))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from npeff_nb.fisher.predictions import predicted_classes
+from npeff_nb.fisher.predictions import gold_labels, predictions_of
 
 if TYPE_CHECKING:
     from npeff_nb.decomposition.factorisation import Factorisation
@@ -118,7 +118,8 @@ def component_table(npeff: Factorisation, top: int = TOP) -> pd.DataFrame:
     W = npeff.coefficients_
     explained = max(float(npeff.component_shares_.sum()), np.finfo(float).tiny)
     rows = []
-    predictions = None if npeff.logits is None else predicted_classes(npeff.logits, npeff.classes)
+    predictions = predictions_of(npeff)
+    gold = gold_labels(npeff.examples, npeff.classes)
     columns = [] if npeff.examples is None else label_columns(npeff.examples)
     for k in range(W.shape[1]):
         best = npeff.top_examples(k, top)
@@ -130,7 +131,6 @@ def component_table(npeff: Factorisation, top: int = TOP) -> pd.DataFrame:
         }
         if predictions is not None and len(best):
             row["prediction"] = str(pd.Series(predictions[best]).mode().iloc[0])
-            gold = gold_labels(npeff)
             if gold is not None:
                 known = ~pd.isna(gold[best])
                 row["accuracy"] = float((gold[best] == predictions[best])[known].mean()) if known.any() else float("nan")
@@ -145,17 +145,3 @@ def component_table(npeff: Factorisation, top: int = TOP) -> pd.DataFrame:
             row["example"] = npeff.examples["text"].iloc[best[0]]
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def gold_labels(npeff: Factorisation) -> np.ndarray | None:
-    """The examples' own labels as class names (n,), when there is a column ``label`` that speaks of the model's classes."""
-    if npeff.examples is None or "label" not in npeff.examples.columns or npeff.classes is None:
-        return None
-    values = npeff.examples["label"]
-    names = np.asarray(npeff.classes, dtype=object)
-    known = set(values.dropna())
-    if known and known <= set(npeff.classes):
-        return values.astype(object).to_numpy()
-    if pd.api.types.is_integer_dtype(values) and values.between(0, len(names) - 1).all():
-        return names[values.to_numpy()]
-    return None

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from npeff_nb._progress import Progress
 from npeff_nb.directions.lift import Direction, direction, random_direction, subject_of
 from npeff_nb.directions.perturb import EditSets, edit_sets, edited_logits, kl, kl_ratio
 from npeff_nb.explain.describe import SHOWN
 from npeff_nb.explain.tokens import ELSEWHERE, token_shares, words
+from npeff_nb.fisher.batches import TextBatches
+from npeff_nb.fisher.predictions import probabilities
 
 if TYPE_CHECKING:
     from npeff_nb.decomposition.factorisation import Factorisation
@@ -29,19 +32,12 @@ JUDGED_AT = 0.3
 RANDOM_SEED = 0
 
 
-class Cancelled(Exception):
-    """The person asked to stop; nothing was kept and the model is as it was."""
-
-
-Progress = Callable[[int, int, str], None]
-
-
 def profile(npeff: Factorisation, k: int, progress: Progress | None = None) -> dict[str, Any]:
     """Everything a picture of component ``k`` needs; computed once and kept in ``npeff.profiles``.
 
     Parameters
     ----------
-    progress : called as (done, total, what comes next); may raise :class:`Cancelled`.
+    progress : called as (done, total, what comes next); may raise :class:`~npeff_nb._progress.Cancelled`.
 
     Raises
     ------
@@ -67,9 +63,9 @@ def profile(npeff: Factorisation, k: int, progress: Progress | None = None) -> d
         "component": k,
         "direction": {"cosine": found.cosine, "examples": found.examples},
         "energy": [{"name": name, "share": float(value.double().square().sum())} for name, value in found.items()],
-        "tokens": _tokens(npeff, found, shown) if subject.tokenizer is not None else None,
+        "tokens": _tokens(npeff, found, shown) if isinstance(subject.batches, TextBatches) else None,
     }
-    sets = edit_sets(npeff.coefficients_[:, k], N_TOP, N_BASELINE, seed=k)
+    sets = edit_sets(npeff.coefficients_[:, k], N_TOP, N_BASELINE, seed=k, eligible=npeff.norms > 0)
     result["edit"] = _edit(npeff, found, sets, shown, lambda done, what: tell(2 + done, steps, what))
     tell(steps, steps, "done")
     npeff.profiles[k] = result
@@ -86,11 +82,11 @@ def profile_all(npeff: Factorisation, components: Iterable[int] | None = None, p
 
 def _tokens(npeff: Factorisation, found: Direction, rows: np.ndarray) -> dict[str, Any]:
     subject = subject_of(npeff)
-    texts = npeff.examples["text"]
-    pairs = npeff.examples["text_pair"] if "text_pair" in npeff.examples.columns else None
+    batches = subject.batches
+    assert isinstance(batches, TextBatches), "tokens are split for texts only"
     out = {}
     for row, (shares, rest) in token_shares(subject, found, rows).items():
-        spoken, asides = words(subject.tokenizer, texts.iloc[row], shares, None if pairs is None else pairs.iloc[row])
+        spoken, asides = words(subject.tokenizer, batches.texts[row], shares, None if batches.pairs is None else batches.pairs[row])
         if abs(rest) > 1e-9:
             asides.append({"name": ELSEWHERE, "share": rest})
         out[str(row)] = {"words": spoken, "asides": asides}
@@ -114,12 +110,14 @@ def _edit(npeff: Factorisation, found: Direction, sets: EditSets, shown: np.ndar
             random_top.append(np.zeros(len(top)))
             continue
         moved.append(edited_logits(subject, found, [strength], rows)[0])
-        random_top.append(kl(edited_logits(subject, random, [strength], sets.top)[0], original[top]))
+        random_top.append(kl(edited_logits(subject, random, [strength], sets.top)[0], original[top], npeff.family))
     # The control's own ratio needs the baseline too, at the strength that is judged.
     judged = {sign: STRENGTHS.index(float(f"{sign}{JUDGED_AT}")) for sign in "+-"}
-    random_baseline = {sign: kl(edited_logits(subject, random, [STRENGTHS[i]], sets.baseline)[0], original[baseline]) for sign, i in judged.items()}
-    distances = [kl(z, original) for z in moved]
-    p = np.stack([torch.softmax(torch.from_numpy(z[seen]).double(), -1).numpy() for z in moved])
+    random_baseline = {
+        sign: kl(edited_logits(subject, random, [STRENGTHS[i]], sets.baseline)[0], original[baseline], npeff.family) for sign, i in judged.items()
+    }
+    distances = [kl(z, original, npeff.family) for z in moved]
+    p = np.stack([probabilities(z[seen], npeff.family) for z in moved])
     return {
         "strengths": list(STRENGTHS),
         "judged_at": JUDGED_AT,

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from npeff_nb.fisher._inputs import TextBatches
+from npeff_nb.fisher.batches import TextBatches
+from npeff_nb.fisher.completeness import made_ready
 from npeff_nb.fisher.gradients import Tape
 from npeff_nb.fisher.subject import Subject
 
@@ -30,14 +31,15 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
     An example whose Fisher has nothing along the direction gets zeros.
     """
     tape = Tape(subject.model, list(direction))
+    made_ready(subject, tape, list(direction), quiet=True)
     assert isinstance(subject.batches, TextBatches), "tokens are split for texts only"
     out: dict[int, tuple[np.ndarray, float]] = {}
     for batch in subject.batches.batches(np.asarray(rows)):
-        lengths = np.array([subject.batches.lengths[row] for row in batch])
+        lengths = np.array([len(subject.batches.encoded["input_ids"][row]) for row in batch])
         width = int(lengths.max())
         at_tokens, elsewhere = np.zeros((len(batch), 1, width)), np.zeros((len(batch), 1))  # broadcast over the K rows
-        with subject.gradients(tape, batch) as (_, gradients):
-            for name, uses in gradients:
+        with subject.gradients(tape, batch) as found:
+            for name, uses in found.gradients:
                 for use in uses:
                     part = use.along(direction[name].reshape(direction[name].shape[0], -1)).double().cpu().numpy()  # (n, K, T)
                     if part.shape[2] == width and part.shape[2] > 1:
@@ -50,9 +52,8 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
         scale = np.divide(1.0, energy, out=np.zeros_like(energy), where=energy > 0)
         shares = np.einsum("nk,nkt,n->nt", projection, at_tokens, scale)
         rest = np.einsum("nk,nk,n->n", projection, elsewhere, scale)
-        left_padded = getattr(subject.tokenizer, "padding_side", "right") == "left"
         for at, row in enumerate(batch):
-            own = slice(width - lengths[at], width) if left_padded else slice(0, lengths[at])
+            own = slice(0, lengths[at])
             # What stands on padding (nothing, where the mask is respected) is not lost silently either.
             outside = shares[at].sum() - shares[at, own].sum()
             out[int(row)] = (shares[at, own], float(rest[at] + outside))

@@ -2,50 +2,105 @@
 
 from __future__ import annotations
 
-import torch
+import warnings
 
-from npeff_nb.fisher._inputs import to_device
-from npeff_nb.fisher.gradients import Tape, UnsupportedModule, small_grams
+import torch
+from torch import Tensor
+
+from npeff_nb.fisher.gradients import Tape, UnsupportedModule
 from npeff_nb.fisher.subject import Subject, alone_with
 
 COMPLETE = 0.05
 """Relative difference of a parameter's gradient from autograd's at which the tape has missed a use; rounding, also of bfloat16, stays below."""
 
 
-def check_complete(subject: Subject, tape: Tape, names: list[str]) -> None:
-    """Compares one example's gradients with autograd's, parameter by parameter.
+def made_ready(subject: Subject, tape: Tape, names: list[str], quiet: bool = False) -> None:
+    """Teaches the tape which axes carry the examples, and holds one example's gradients against autograd's, parameter by parameter.
+
+    A parameter that is also used outside its own module (by a function, say) is followed through the next larger module that contains the use;
+    modules without a formula are named once in a warning.
 
     Raises
     ------
     UnsupportedModule
-        When a parameter is also used where no hook stands: its Fishers would be wrong without a word.
+        When even the whole model, run again, gives another gradient than autograd.
     """
-    batch = to_device(subject.batches.batch(subject.batches.batches()[0][:1]), subject.device)
-    there = dict(subject.model.named_parameters())
-    chosen = [there[name] for name in names]
+    row = subject.batches.batches()[-1][-1:]  # the shortest: this is only a look
     with alone_with(subject.model):
-        with tape.recording(1):
-            z = subject.logits_of(subject.model, batch)
-        if z.ndim != 2 or z.shape[1] < 2 or not z.requires_grad or not torch.isfinite(z).all():
+        if not _asked(subject, row):
             return  # said elsewhere, in its own words
-        v = torch.arange(z.shape[1], dtype=z.dtype, device=z.device) + 1
-        v = v - v.mean()
-        found = {name: float(small_grams(uses)[0, 0, 0]) ** 0.5 for name, uses in tape.gradients(z, v[None, None])}
-        asked = [p.requires_grad for p in subject.model.parameters()]
-        try:
-            for p in chosen:
-                p.requires_grad_(True)
-            with torch.enable_grad():
-                z = subject.logits_of(subject.model, batch)
-                exact = torch.autograd.grad((z[0] * v).sum(), chosen, allow_unused=True)
-        finally:
-            for p, was in zip(subject.model.parameters(), asked, strict=True):
-                p.requires_grad_(was)
-    scale = max([float(g.norm()) for g in exact if g is not None], default=0.0)
-    for name, gradient in zip(names, exact, strict=True):
-        expected = 0.0 if gradient is None else float(gradient.norm())
-        if abs(found.get(name, 0.0) - expected) > COMPLETE * max(expected, 1e-3 * scale):
-            raise UnsupportedModule(
-                f"parameter {name!r} is used outside its own module (by a function, say), where its gradient cannot be followed: "
-                "leave it out with parameters=[...]"
-            )
+        exact = _by_autograd(subject, row, names)
+        scale = max([float(g.norm()) for g in exact.values() if g is not None], default=0.0)
+        _learn(subject, tape, row)
+        while True:
+            missed = _missed(subject, tape, row, names, exact, scale)
+            if not missed:
+                break
+            if not all([tape.widen(name) for name in missed]):
+                raise UnsupportedModule(
+                    f"the gradient of parameter {missed[0]!r} cannot be followed through the model: leave it out with parameters=[...]"
+                )
+            _learn(subject, tape, row)
+    if tape.one_by_one:
+        subject.batches.batch_size = 1
+        if not quiet:
+            warnings.warn("some parameters that take part are used once for a whole batch: examples go one by one, slower and as exact", stacklevel=4)
+    without = tape.without_formula()
+    if without and not quiet:
+        kinds = ", ".join(f"{kind} ({len(owned)} parameter{'s' * (len(owned) != 1)}, {owned[0]} first)" for kind, owned in without.items())
+        warnings.warn(f"no formula for {kinds}: these modules are run again for every example, slower and as exact", stacklevel=4)
+
+
+def _learn(subject: Subject, tape: Tape, row: list[int]) -> None:
+    tape.learn(lambda: subject.raw_logits(row), lambda: subject.raw_logits([*row, *row]))  # type: ignore[arg-type]
+
+
+def _asked(subject: Subject, row: list[int]) -> bool:
+    with torch.enable_grad():
+        z = subject.raw_logits(row)  # type: ignore[arg-type]
+    return z.ndim == 2 and bool(torch.isfinite(z).all()) and z.shape[1] >= (1 if subject.recipe.family == "bernoulli" else 2)
+
+
+def _weights(z: Tensor) -> Tensor:
+    v = torch.arange(z.shape[1], dtype=z.dtype, device=z.device) + 1
+    v = v / v[-1]
+    return v - v.mean() if z.shape[1] > 1 else v
+
+
+def _by_autograd(subject: Subject, row: list[int], names: list[str]) -> dict[str, Tensor | None]:
+    there = dict(subject.model.named_parameters())
+    asked = [p.requires_grad for p in subject.model.parameters()]
+    try:
+        for p in subject.model.parameters():
+            p.requires_grad_(False)
+        for name in names:
+            there[name].requires_grad_(True)
+        with torch.enable_grad():
+            z = subject.raw_logits(row)  # type: ignore[arg-type]
+            if not z.requires_grad:
+                return dict.fromkeys(names)
+            found = torch.autograd.grad((z[0] * _weights(z)).sum(), [there[name] for name in names], allow_unused=True)
+    finally:
+        for p, was in zip(subject.model.parameters(), asked, strict=True):
+            p.requires_grad_(was)
+    return {name: None if g is None else g.float() for name, g in zip(names, found, strict=True)}
+
+
+def _missed(subject: Subject, tape: Tape, row: list[int], names: list[str], exact: dict[str, Tensor | None], scale: float) -> list[str]:
+    """Parameters whose gradient on the tape is not autograd's."""
+    with tape.recording(1):
+        z = subject.raw_logits(row)  # type: ignore[arg-type]
+    if not z.requires_grad:
+        return []
+    found = {}
+    for name, uses in tape.gradients(z, _weights(z)[None, None]):
+        of_all = torch.stack([use.dense()[0, 0] for use in uses]).sum(0)
+        found[name] = of_all
+    missed = []
+    for name in names:
+        g, here = exact[name], found.get(name)
+        size = 0.0 if g is None else float(g.norm())
+        distance = size if here is None else float((here.flatten() - (0 if g is None else g.flatten())).norm())
+        if distance > COMPLETE * max(size, 1e-3 * scale):
+            missed.append(name)
+    return missed

@@ -8,13 +8,21 @@ Only inner products of rows matter to the decomposition, so a row may be kept in
     every matrix seen through two Gaussian maps, U g Vᵀ with E[UᵀU] = E[VᵀV] = I, made while the gradient is still two thin factors, so its cost
     hardly depends on p.  Inner products are unbiased; they are not exact.  A principal-component step then keeps the directions that the
     rows really use: d orthonormal directions, found on a first part of the examples, with the share of energy they carry measured on all of them.
+``reduced``
+    orthonormal directions in parameter space itself, spanned by the rows of some examples (:mod:`npeff_nb.fisher.landmarks`): a projection, so every
+    inner product is exact up to what the two rows have outside the span, |⟨a, b⟩ − ⟨z_a, z_b⟩| ≤ ‖a − z_a‖ ‖b − z_b‖, which is known.
+``gram``
+    the same with the rows of *all* examples and every direction they span: exact inner products, no gradient kept.
+``topk``
+    the K largest entries of each example's factor, as the paper keeps them (:mod:`npeff_nb.fisher.sparse`), in coordinates with exactly the same inner
+    products.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +30,7 @@ import pandas as pd
 if TYPE_CHECKING:  # a saved map is read and compared on machines without torch
     from torch import Tensor
 
-    from npeff_nb.fisher.gradients import Outer
+    from npeff_nb.fisher.layers import Use
 
 SKETCH_FEATURES = 36_864
 """Width of a sketch before the principal components: 32 × 32 for each of a 6-layer transformer's 36 matrices."""
@@ -30,10 +38,25 @@ KEPT_FEATURES = 512
 """At most this many principal directions are kept ..."""
 KEPT_ENERGY = 0.999
 """... and no more than carry this share of the energy of the unit-norm Fishers' factors."""
+LANDMARK_ROWS = 1024
+"""Rows that span the directions of ``reduced``, unless ``budget`` says otherwise."""
 DENSE_LIMIT = 20_000
 """``auto`` keeps rows whole up to this many parameters: no sketch is smaller or more exact."""
+REDUCED_UP_TO = 1.0
+"""``auto`` takes the certified reduction where it is predicted to cost at most this many times the passes through the model."""
+GRAM_ROWS = 30_000
+"""Factor rows at most whose Gram matrix is taken whole (7 GB in float64)."""
 
-CHOICES = ("auto", "dense", "sketch")
+CHOICES = ("auto", "dense", "reduced", "sketch", "topk", "gram")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an extraction is, for predicting what it costs: n examples of k rows and ``positions`` tokens on average."""
+
+    n: int
+    k: int
+    positions: float
 
 
 @dataclass
@@ -42,11 +65,15 @@ class FeatureMap:
 
     Attributes
     ----------
-    kind : ``"dense"`` or ``"sketch"``.
+    kind : one of :data:`CHOICES` but ``"auto"``.
     names, shapes : the parameters, in the order of the features, each seen as a matrix (out, in).
-    seed : of the Gaussian maps (sketch).
+    seed : of the Gaussian maps (sketch) or of the choice of landmarks (reduced).
     side : the maps have at most this many rows (sketch).
-    basis : (D, d) float32 with orthonormal columns, or None before it is known and for dense features.
+    rows : landmark rows (reduced, gram) or entries kept an example (topk).
+    why : how ``auto`` came to it, in words.
+    basis : (D, d) float32 with orthonormal columns (sketch), or the mix of inner products with landmark rows, (L, d) float64; None before it is known
+        and for dense features.
+    landmarks : what the landmark examples were, for making new inner products with them: arrays by name (:mod:`npeff_nb.fisher.landmarks`).
     """
 
     kind: str
@@ -54,38 +81,62 @@ class FeatureMap:
     shapes: list[tuple[int, int]]
     seed: int = 0
     side: int = 0
+    rows: int = 0
+    why: str = ""
     basis: np.ndarray | None = None
+    landmarks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _maps: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def choose(cls, features: str, parameters: pd.DataFrame, seed: int = 0) -> FeatureMap:
-        """The map that ``features=`` asks for over these parameters (rows of :func:`~npeff_nb.fisher.parameters.choose_parameters`)."""
+    def choose(cls, features: str, parameters: pd.DataFrame, seed: int = 0, size: Size | None = None, budget: int | None = None) -> FeatureMap:
+        """The map that ``features=`` asks for over these parameters (rows of :func:`~npeff_nb.fisher.parameters.choose_parameters`).
+
+        ``budget`` is the width of the sketch before its principal components, the number of landmark rows (reduced), or entries an example (topk).
+        """
         if features not in CHOICES:
             raise ValueError(f"features={features!r} is not known; choose one of {', '.join(map(repr, CHOICES))}")
-        shapes = [_as_matrix(shape) for shape in parameters["shape"]]
+        if budget is not None and budget < 1:
+            raise ValueError(f"budget={budget}: it must be at least 1")
+        names, shapes = list(parameters["name"]), [_as_matrix(shape) for shape in parameters["shape"]]
         total = int(parameters["numel"].sum())
-        if features == "dense" or (features == "auto" and total <= DENSE_LIMIT):
-            return cls("dense", list(parameters["name"]), shapes)
+        size = size or Size(1, 1, 1)
+        why = "as asked"
+        if features == "auto":
+            features, why = _cheapest(total, size, budget)
+        if features in {"dense", "topk"}:
+            return cls(features, names, shapes, rows=min(budget or 65_536, total * size.k) if features == "topk" else 0, why=why)
+        if features in {"reduced", "gram"}:
+            every = size.n * size.k
+            if features == "gram" and every > GRAM_ROWS:
+                raise ValueError(
+                    f"features='gram' takes all inner products of {every:,} factor rows; it is made for up to {GRAM_ROWS:,}: "
+                    "use 'reduced' or 'sketch', or fewer examples"
+                )
+            wanted = every if features == "gram" else min(every, budget or LANDMARK_ROWS)
+            return cls(features, names, shapes, seed=seed, rows=wanted, why=why)
+        width = budget or SKETCH_FEATURES
         # The largest common side whose sketch stays within the width; thin matrices need less and leave room for the others.
-        side = max(s for s in range(1, 129) if s == 1 or sum(min(s, o) * min(s, i) for o, i in shapes) <= SKETCH_FEATURES)
-        return cls("sketch", list(parameters["name"]), shapes, seed=seed, side=side)
+        side = max(s for s in range(1, 257) if s == 1 or sum(min(s, o) * min(s, i) for o, i in shapes) <= width)
+        return cls("sketch", names, shapes, seed=seed, side=side, why=why)
 
     @property
     def id(self) -> str:
         """Equal for equal coordinates: what :meth:`~npeff_nb.NPEFF.transform` asks for before it mixes two sets of Fishers."""
-        digest = hashlib.sha256(repr((self.kind, self.names, self.shapes, self.seed, self.side)).encode())
+        digest = hashlib.sha256(repr((self.kind, self.names, self.shapes, self.seed, self.side, self.rows)).encode())
         if self.basis is not None:
             digest.update(np.ascontiguousarray(self.basis).tobytes())
+        for key in sorted(self.landmarks):
+            digest.update(np.ascontiguousarray(self.landmarks[key]).tobytes())
         return digest.hexdigest()[:16]
 
     @property
     def width(self) -> int:
-        """Features of one row as they leave :meth:`rows`, before the basis."""
+        """Features of one row as they leave :meth:`of_parameter`, before the basis."""
         return sum(min(o, self.side) * min(i, self.side) if self.kind == "sketch" else o * i for o, i in self.shapes)
 
-    def rows(self, name: str, uses: list[Outer]) -> Tensor:
-        """Features of one parameter's gradients, (n, K, width of this parameter), before the basis."""
-        u, v = self._sides(name, uses[0].right) if self.kind == "sketch" else (None, None)
+    def of_parameter(self, name: str, uses: list[Use]) -> Tensor:
+        """Features of one parameter's gradients, (n, K, width of this parameter), before the basis; dense or sketched."""
+        u, v = self._sides(name, uses[0]) if self.kind == "sketch" else (None, None)
         total = uses[0].projected(u, v)
         for use in uses[1:]:
             total = total + use.projected(u, v)
@@ -97,7 +148,23 @@ class FeatureMap:
         at = self.names.index(name)
         return slice(sum(widths[:at]), sum(widths[: at + 1]))
 
-    def _sides(self, name: str, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays."""
+        plain = {"kind": self.kind, "names": self.names, "shapes": [list(s) for s in self.shapes]}
+        return plain | {"seed": self.seed, "side": self.side, "rows": self.rows, "why": self.why}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays, by names of their own."""
+        return ({} if self.basis is None else {"basis": self.basis}) | {f"landmarks.{key}": value for key, value in self.landmarks.items()}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> FeatureMap:
+        """From what :meth:`to_json` and :meth:`arrays` gave."""
+        landmarks = {key.removeprefix("landmarks."): value for key, value in arrays.items() if key.startswith("landmarks.")}
+        return cls(**facts | {"shapes": [tuple(s) for s in facts["shapes"]]}, basis=arrays.get("basis"), landmarks=landmarks)
+
+    def _sides(self, name: str, use: Use) -> tuple[Tensor | None, Tensor | None]:
+        like = use.right if hasattr(use, "right") else use.gradient
         key = (name, like.device, like.dtype)
         if key not in self._maps:
             out, inn = self.shapes[self.names.index(name)]
@@ -113,6 +180,20 @@ class FeatureMap:
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}|{key}".encode()).digest()[:7], "big")
         draw = torch.randn(self.side, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         return (draw / self.side**0.5).float()
+
+
+def _cheapest(total: int, size: Size, budget: int | None) -> tuple[str, str]:
+    """What ``auto`` picks for p parameters in all, and why, by predicted floating-point operations."""
+    if total <= DENSE_LIMIT:
+        return "dense", f"dense: {total:,} parameters are kept whole up to {DENSE_LIMIT:,}"
+    rows = size.n * size.k
+    landmarks = min(rows, budget or LANDMARK_ROWS)
+    passes = 2.0 * total * size.n * size.positions * (1 + size.k)
+    # Every row against every landmark row, and both written out once a batch.
+    reduced = 2.0 * total * rows * (landmarks + size.positions)
+    ratio = reduced / passes
+    said = f"the certified reduction would cost about {ratio:.2g} times the passes through the model"
+    return ("reduced", f"reduced: {said}") if ratio <= REDUCED_UP_TO else ("sketch", f"sketch: {said}")
 
 
 def principal_basis(rows: Tensor, limit: int = KEPT_FEATURES, energy: float = KEPT_ENERGY) -> Tensor:

@@ -1,191 +1,47 @@
 """Per-example gradients of the factor rows, without ever asking autograd for a weight's gradient.
 
-Every parameter that takes part belongs to a module whose gradient is a sum over positions t of outer products,
-
-    ∂⟨row, z⟩/∂W = Σ_t left_t right_tᵀ,
-
-with one side known from the forward pass (a linear layer's input) and the other from the backward pass (the gradient with respect to
-that layer's *output*).  So parameters stay out of autograd, one backward per factor row serves a whole batch, and what is kept of a
-gradient is decided later by whoever consumes the two sides (:mod:`npeff_nb.fisher.features`).
+Parameters stay out of autograd; the graph is cut open at the *outputs* of the modules that own them, one backward per factor row serves a whole
+batch, and each module's formula (:mod:`npeff_nb.fisher.layers`) turns its input and its output's gradient into per-example gradients.  A module
+without a formula is run again under ``torch.func.vmap``: slower and as exact.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-
-@dataclass(frozen=True)
-class Outer:
-    """One use of one parameter in a batch: gradient (i, k) = Σ_t left[i, k, t] ⊗ right[i, k, t].
-
-    ``left`` is (n, K or 1, T, out) and ``right`` (n, K or 1, T, in), both real; or ``left`` is (n, 1, T) of integers: the row of a table
-    that position t looked up, standing for a one-hot vector of length ``rows``.
-    """
-
-    left: Tensor
-    right: Tensor
-    rows: int | None = None  # length of the one-hot vectors, for a looked-up table
-
-    def dense(self) -> Tensor:
-        """The gradients themselves, (n, K, out, in)."""
-        if self.rows is None:
-            left, right = _same_rows(self.left, self.right)
-            return torch.einsum("nkto,nkti->nkoi", left, right)
-        n, k, t, width = self.right.shape
-        table = self.right.new_zeros(n, k, self.rows, width)
-        where = self.left.expand(n, k, t)[..., None].expand(n, k, t, width)
-        return table.scatter_add_(2, where, self.right)
-
-    def projected(self, u: Tensor | None, v: Tensor | None) -> Tensor:
-        """U · gradient · Vᵀ without the gradient: (n, K, s_out, s_in) for U (s_out, out), V (s_in, in); None is the identity."""
-        if self.rows is None:
-            left = self.left if u is None else self.left @ u.T
-        elif u is None:
-            left = nnf.one_hot(self.left, self.rows).to(self.right.dtype)
-        else:
-            left = u.T[self.left]
-        right = self.right if v is None else self.right @ v.T
-        left, right = _same_rows(left, right)
-        return left.transpose(-1, -2) @ right
-
-    def along(self, direction: Tensor) -> Tensor:
-        """⟨left_t ⊗ right_t, direction⟩ for every position: (n, K, T), whose sum over t is the gradient along ``direction`` (out, in)."""
-        if self.rows is None:
-            left, right = _same_rows(self.left, self.right @ direction.T)
-            return (left * right).sum(-1)
-        return (direction[self.left] * self.right).sum(-1)
-
-
-def _same_rows(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    k = max(left.shape[1], right.shape[1])
-    return left.expand(-1, k, -1, -1), right.expand(-1, k, -1, -1)
-
-
-def small_grams(uses: list[Outer]) -> Tensor:
-    """Exact inner products of each example's K rows for one parameter, summed over its uses: (n, K, K).
-
-    ⟨Σ_t l_t r_tᵀ, Σ_s l'_s r'_sᵀ⟩ = Σ_{t,s} (l_t·l'_s)(r_t·r'_s): with few positions this costs far less than the gradient
-    itself; with many the gradients are formed, whichever is cheaper.
-    """
-    if len(uses) == 1:
-        use = uses[0]
-        left_width = use.left.shape[-1] if use.rows is None else use.rows
-        t, width = use.right.shape[2], use.right.shape[3]
-        k = max(use.left.shape[1], use.right.shape[1])
-        ghost = (k * t) ** 2 * (width if use.left.shape[1] == 1 or use.rows is not None else left_width)
-        if use.rows is None and ghost > k * t * left_width * width:
-            rows = use.dense().flatten(2)
-            return rows @ rows.transpose(1, 2)
-    return torch.stack([_inner(_left_products(a, b), _flat_products(a.right, b.right), a, b) for a in uses for b in uses]).sum(0)
-
-
-def _flat_products(x: Tensor, y: Tensor) -> Tensor:
-    """x_{k,t}·y_{l,s} as (n, K, T, L, S)."""
-    (n, k, t, _), (_, l, s, _) = x.shape, y.shape  # noqa: E741
-    return (x.flatten(1, 2) @ y.flatten(1, 2).transpose(1, 2)).view(n, k, t, l, s)
-
-
-def _left_products(a: Outer, b: Outer) -> Tensor:
-    if a.rows is None and b.rows is None:
-        return _flat_products(a.left, b.left)
-    if a.rows is not None and b.rows is not None:
-        return (a.left[:, :, :, None, None] == b.left[:, None, None]).to(a.right.dtype)
-    if a.rows is not None:
-        return _left_products(b, a).permute(0, 3, 4, 1, 2)
-    # a's vectors, read at the places that b looked up
-    n, k, t, _ = a.left.shape
-    s = b.left.shape[-1]
-    return a.left.gather(-1, b.left[:, :, None].expand(n, k, t, s)).view(n, k, t, 1, s)
-
-
-def _inner(left: Tensor, right: Tensor, a: Outer, b: Outer) -> Tensor:
-    products = left * right  # (n, K|1, T, K|1, S), broadcast
-    k = max(a.left.shape[1], a.right.shape[1])
-    l = max(b.left.shape[1], b.right.shape[1])  # noqa: E741
-    return products.sum((2, 4)).expand(-1, k, l)
-
-
-# ---------------------------------------------------------------------------------------------------------------------------------
-# The rules: for one call of a module, the two sides of each of its parameters.  `a` is the module's input, `b` the gradients with
-# respect to its output for all K rows, (n, K, ..., out).
-
-
-def _positions(x: Tensor, lead: int) -> Tensor:
-    """Everything between the leading axes and the last one becomes a single axis of positions."""
-    return x.reshape(*x.shape[:lead], -1, x.shape[-1])
-
-
-def _bias(b: Tensor) -> Outer:
-    b = b.sum(2, keepdim=True)
-    return Outer(b, b.new_ones(1, 1, 1, 1).expand(b.shape[0], 1, 1, 1))
-
-
-def _linear(module: nn.Linear, a: Tensor, b: Tensor) -> dict[str, Outer]:
-    b = _positions(b, 2)
-    return {"weight": Outer(b, _positions(a, 1)[:, None]), "bias": _bias(b)}
-
-
-def _conv1d(module: nn.Module, a: Tensor, b: Tensor) -> dict[str, Outer]:
-    # GPT-2's "Conv1D" is a linear layer that keeps its weight transposed: (in, out).
-    b = _positions(b, 2)
-    return {"weight": Outer(_positions(a, 1)[:, None], b), "bias": _bias(b)}
-
-
-def _embedding(module: nn.Embedding, a: Tensor, b: Tensor) -> dict[str, Outer]:
-    ids, b = a.reshape(a.shape[0], 1, -1).expand(b.shape[0], 1, -1), _positions(b, 2)
-    if module.padding_idx is not None:  # autograd gives that row of the table no gradient
-        b = b * (ids != module.padding_idx)[..., None]
-    return {"weight": Outer(ids, b, rows=module.num_embeddings)}
-
-
-def _layer_norm(module: nn.LayerNorm, a: Tensor, b: Tensor) -> dict[str, Outer]:
-    if len(module.normalized_shape) != 1:
-        raise NotImplementedError(f"LayerNorm over {len(module.normalized_shape)} axes; per-example gradients know LayerNorm over the last one")
-    normal = nnf.layer_norm(a, module.normalized_shape, eps=module.eps)
-    b = _positions(b, 2)
-    return {"weight": _bias(b * _positions(normal, 1)[:, None]), "bias": _bias(b)}
-
-
-def _conv2d(module: nn.Conv2d, a: Tensor, b: Tensor) -> dict[str, Outer]:
-    if module.groups != 1 or isinstance(module.padding, str) or module.padding_mode != "zeros":
-        raise NotImplementedError("Conv2d with groups, named padding or a padding mode other than zeros")
-    patches = nnf.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride)  # (n, in*kh*kw, T)
-    b = b.flatten(3).transpose(2, 3)  # (n, K, T, out)
-    return {"weight": Outer(b, patches.transpose(1, 2)[:, None]), "bias": _bias(b)}
-
-
-RULES: dict[str, Callable[[Any, Tensor, Tensor], dict[str, Outer]]] = {
-    "Linear": _linear,
-    "Conv1D": _conv1d,
-    "Embedding": _embedding,
-    "LayerNorm": _layer_norm,
-    "Conv2d": _conv2d,
-}
-"""By class name, so that no optional library needs to be imported to know its layers."""
+from npeff_nb.fisher.layers import Use, Whole, rule_for
 
 
 class UnsupportedModule(NotImplementedError):
-    """A parameter that takes part belongs to a kind of module whose per-example gradient is not known."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------------------
+    """A parameter that takes part is used in a way whose per-example gradient cannot be had."""
 
 
 @dataclass
 class _Call:
+    """One call of one module in the recorded pass."""
+
     module: nn.Module
     names: dict[str, str]  # the module's own name for a parameter -> the model's
-    given: Tensor
-    version: int  # of `given` when the module was called
-    edge: Any  # the place in autograd's graph: a tensor or a GradientEdge
+    given: list[Tensor]  # the tensors among its arguments
+    versions: list[int]  # of `given` when the module was called
+    per_example: list[int]  # rows of each given tensor that belong to one example; 0 where it is shared by all
+    edges: list[Any]  # the places of its outputs in autograd's graph
+    rows_out: list[int]  # rows of each output that belong to one example
+    rebuild: Callable[[list[Tensor]], tuple[tuple, dict]] | None = None  # arguments again, from tensors like `given`
+    outputs: Callable[[Any], list[Tensor]] | None = None  # the tensors of a result, in the order of `edges`
+
+
+_Seen = dict[tuple[int, int], tuple[list[int], list[int]]]
+"""Which call of which module -> lengths of the first axes of the tensors that went in and came out."""
 
 
 class Tape:
@@ -196,41 +52,105 @@ class Tape:
     model : the caller's model; only hooks are put on it, for the time of :meth:`recording`.
     parameters : names (as in ``model.named_parameters()``, tied ones under the first name) whose gradients are wanted.
 
-    Raises
-    ------
-    UnsupportedModule
-        When one of the parameters belongs to a module without a rule; the message names both.
+    A tape has to be taught first, by :meth:`learn`, which axes carry the examples.
     """
 
     def __init__(self, model: nn.Module, parameters: list[str]) -> None:
         self.model = model
         wanted = dict(model.named_parameters())
-        canonical = {id(wanted[name]): name for name in parameters}
-        self._owners: list[tuple[nn.Module, dict[str, str]]] = []
+        self._canonical = {id(wanted[name]): name for name in parameters}
+        self._owners: dict[str, dict[str, str]] = {}  # module path -> {own name of a parameter: the model's}
         for path, module in model.named_modules():
-            names = {own: canonical[id(p)] for own, p in module.named_parameters(recurse=False) if id(p) in canonical}
-            if not names:
-                continue
-            if type(module).__name__ not in RULES:
-                raise UnsupportedModule(
-                    f"parameter {next(iter(names.values()))!r} belongs to a {type(module).__name__} (module {path or 'model'!r}), whose "
-                    f"per-example gradient is not known; known are {', '.join(sorted(RULES))}. Leave it out with parameters=[...]"
-                )
-            self._owners.append((module, names))
+            for own, p in module.named_parameters(recurse=False, remove_duplicate=False):
+                if id(p) in self._canonical:
+                    self._owners.setdefault(path, {})[own] = self._canonical[id(p)]
+        self._one: _Seen = {}
+        self._two: _Seen = {}
+        self._seeing: _Seen | None = None
         self._calls: list[_Call] = []
+        self._counts: dict[int, int] = {}
         self._n = 0
+        self._told: set[str] = set()
+        self.one_by_one = False
+        """Some module works once for a whole batch: examples then have to come alone."""
+
+    # ---------------------------------------------------------------------------------------------------------------- owners
+
+    def widen(self, name: str) -> bool:
+        """Moves a parameter from the module that owns it to the next larger one, for a use outside its own module; False at the model itself."""
+        paths = [path for path, names in self._owners.items() if name in names.values()]
+        if paths == [""] or not paths:
+            return False
+        shared = paths[0].split(".")
+        for path in paths[1:]:
+            parts = path.split(".")
+            shared = [a for a, b, _ in zip(shared, parts, range(min(len(shared), len(parts))), strict=False) if a == b]
+        if len(paths) == 1:
+            shared = shared[:-1]
+        target = ".".join(shared)
+        for path in paths:
+            self._owners[path] = {own: n for own, n in self._owners[path].items() if n != name}
+            if not self._owners[path]:
+                del self._owners[path]
+        module = self.model.get_submodule(target)
+        own = next(own for own, p in module.named_parameters() if self._canonical.get(id(p)) == name)
+        self._owners.setdefault(target, {})[own] = name
+        return True
+
+    def without_formula(self) -> dict[str, list[str]]:
+        """Class of module -> parameters, for modules that are run again under vmap."""
+        found: dict[str, list[str]] = {}
+        for path, names in self._owners.items():
+            module = self.model.get_submodule(path)
+            if self._rule(module, names) is None:
+                found.setdefault(type(module).__name__, []).extend(names.values())
+        return found
+
+    @staticmethod
+    def _rule(module: nn.Module, names: dict[str, str]) -> Any:
+        return None if any("." in own for own in names) else rule_for(module)
+
+    # ---------------------------------------------------------------------------------------------------------------- recording
+
+    def learn(self, one: Callable[[], Any], two: Callable[[], Any]) -> None:
+        """Runs the model on one example and on that example twice, to see which tensors grow with the batch.
+
+        A number of rows alone does not tell: a batch of eight examples and a table of eight positions look the same.
+        """
+        found: list[_Seen] = []
+        sizes: list[list[int]] = []
+        for n, run in ((1, one), (2, two)):
+            self._seeing = {}
+            sizes.append([])
+            handles = [m.register_forward_hook(_sizes_into(sizes[-1])) for m in self.model.modules()]
+            try:
+                with self.recording(n), torch.no_grad():
+                    run()
+            finally:
+                seen, self._seeing = self._seeing, None
+                for handle in handles:
+                    handle.remove()
+            found.append(seen)
+        self._one, self._two = found
+        outs = [(a, b) for key, (_, rows) in self._one.items() for a, b in zip(rows, self._two.get(key, ([], []))[1], strict=False)]
+        # What is looked up once for the batch has a first axis of 1 and is spread over the examples, unless these have several rows each: how
+        # often to spread it would then depend on where it goes.
+        several = any(b == 2 * a and a > 1 for a, b in zip(*sizes, strict=False))
+        self.one_by_one = any(b != 2 * a and (a != 1 or several) for a, b in outs)
 
     @contextmanager
     def recording(self, n_examples: int) -> Iterator[None]:
         """Records the calls of one forward pass over ``n_examples``; parameters are out of autograd meanwhile, and back as they were after."""
-        self._calls, self._n = [], n_examples
+        self._calls, self._n, self._counts = [], n_examples, {}
         asked = [p for p in self.model.parameters() if p.requires_grad]
         handles: list[RemovableHandle] = []
         try:
             for p in asked:
                 p.requires_grad_(False)
-            for module, names in self._owners:
-                handles.append(module.register_forward_hook(self._hook(names), with_kwargs=True))
+            for path, names in self._owners.items():
+                module = self.model.get_submodule(path)
+                hook = self._formula_hook if self._rule(module, names) is not None else self._whole_hook
+                handles.append(module.register_forward_hook(hook(names), with_kwargs=True))
             with torch.enable_grad():
                 yield
         finally:
@@ -244,31 +164,95 @@ class Tape:
         """Whether the recorded pass called a module whose parameters are wanted."""
         return bool(self._calls)
 
-    def _hook(self, names: dict[str, str]) -> Callable[[nn.Module, tuple, dict, Tensor], Tensor]:
+    def _key(self, module: nn.Module) -> tuple[int, int]:
+        """Which call of which module of this pass."""
+        number = self._counts.get(id(module), 0)
+        self._counts[id(module)] = number + 1
+        return id(module), number
+
+    def _per_example(self, module: nn.Module, given: list[Tensor], out: list[Tensor]) -> tuple[list[int], list[int]]:
+        """Rows of every tensor that belong to one example (0: shared by all), from what one example and two looked like."""
+        key, n = self._key(module), self._n
+        now = [_rows(t) for t in given], [_rows(t) for t in out]
+        one, two = (seen.get(key, ([], [])) for seen in (self._one, self._two))
+        known = all(len(one[i]) == len(two[i]) == len(now[i]) for i in (0, 1))
+        found: tuple[list[int], list[int]] = ([], [])
+        for side in (0, 1):
+            for at, rows in enumerate(now[side]):
+                # A call that was not there before (a branch that depends on the input) is taken to be like most.
+                carries = two[side][at] == 2 * one[side][at] if known else rows == n
+                found[side].append(rows // n if carries else 0)
+                if carries and rows % n:
+                    raise UnsupportedModule(
+                        f"a {type(module).__name__} of the model saw {rows} rows for {n} examples: per-example gradients need the examples "
+                        "on the first axis of every layer. Try batch_size=1, or leave it out with parameters=[...]"
+                    )
+        return found
+
+    def _for_each(self, module: nn.Module, names: dict[str, str], output: Tensor, per: int) -> tuple[Tensor, int]:
+        """An output that was computed once for the whole batch (positions, say), once for each example: each needs a gradient of its own."""
+        if per or self._n == 1:
+            return output, per
+        if output.shape[0] != 1:
+            raise UnsupportedModule(
+                f"a {type(module).__name__} of the model (parameter {next(iter(names.values()))!r}) works once for the whole batch, so its gradient "
+                "is no single example's. Use batch_size=1, or leave it out with parameters=[...]"
+            )
+        return output.expand(self._n, *output.shape[1:]), 1
+
+    def _formula_hook(self, names: dict[str, str]) -> Callable[[nn.Module, tuple, dict, Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple, named: dict, output: Tensor) -> Tensor:
             given = (inputs[0] if inputs else named["input"]).detach()
-            version = given._version
-            if output.shape[0] == 1 and self._n > 1:
-                # Looked up once for the whole batch (positions): each example needs a gradient of its own.
-                output = output.expand(self._n, *output.shape[1:])
-                given = given.expand(self._n, *given.shape[1:])
-            if output.shape[0] != self._n:
-                raise UnsupportedModule(
-                    f"a {type(module).__name__} of the model saw {output.shape[0]} rows for {self._n} examples: "
-                    "per-example gradients need the examples on the first axis of every layer"
-                )
-            if output.requires_grad:
-                # The edge, not the tensor: a later in-place operation would turn the tensor into another one.
-                self._calls.append(_Call(module, names, given, version, torch.autograd.graph.get_gradient_edge(output)))
+            if self._seeing is not None:
+                self._seeing[self._key(module)] = [_rows(given)], [_rows(output)]
                 return output
-            # Nothing below takes part: the graph begins here.
-            leaf = output.detach().requires_grad_()
-            self._calls.append(_Call(module, names, given, version, leaf))
-            return leaf.clone()
+            version = given._version
+            (per_given,), (per_out,) = self._per_example(module, [given], [output])
+            output, per_out = self._for_each(module, names, output, per_out)
+            if per_given == 0 and self._n > 1:
+                given, per_given = given.expand(self._n, *given.shape[1:]), 1
+            edge, output = _open(output)
+            self._calls.append(_Call(module, names, [given], [version], [per_given], [edge], [per_out]))
+            return output
 
         return hook
 
-    def gradients(self, logits: Tensor, cotangents: Tensor) -> Iterator[tuple[str, list[Outer]]]:
+    def _whole_hook(self, names: dict[str, str]) -> Callable[[nn.Module, tuple, dict, Any], Any]:
+        def hook(module: nn.Module, inputs: tuple, named: dict, output: Any) -> Any:
+            flat_in, tree_in = pytree.tree_flatten((inputs, named))
+            at = [i for i, x in enumerate(flat_in) if isinstance(x, Tensor)]
+            given = [flat_in[i].detach() for i in at]
+            flat_out, tree_out = pytree.tree_flatten(output)
+            out_at = [i for i, x in enumerate(flat_out) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim]
+            if self._seeing is not None:
+                self._seeing[self._key(module)] = [_rows(t) for t in given], [_rows(flat_out[i]) for i in out_at]
+                return output
+            per_given, per_out = self._per_example(module, given, [flat_out[i] for i in out_at])
+            edges = []
+            for j, i in enumerate(out_at):
+                value, per_out[j] = self._for_each(module, names, flat_out[i], per_out[j])
+                edge, flat_out[i] = _open(value)
+                edges.append(edge)
+
+            def rebuild(tensors: list[Tensor]) -> tuple[tuple, dict]:
+                again = list(flat_in)
+                for i, tensor in zip(at, tensors, strict=True):
+                    again[i] = tensor
+                return pytree.tree_unflatten(again, tree_in)
+
+            def outputs(result: Any) -> list[Tensor]:
+                found = pytree.tree_flatten(result)[0]
+                return [found[i] for i in out_at]
+
+            versions = [t._version for t in given]
+            self._calls.append(_Call(module, names, given, versions, per_given, edges, per_out, rebuild, outputs))
+            return pytree.tree_unflatten(flat_out, tree_out)
+
+        return hook
+
+    # ---------------------------------------------------------------------------------------------------------------- gradients
+
+    def gradients(self, logits: Tensor, cotangents: Tensor) -> Iterator[tuple[str, list[Use]]]:
         """One backward a row over the recorded pass, then parameter by parameter the gradients of Σ_i ⟨cotangents[i, k], logits_i⟩.
 
         Parameters
@@ -278,33 +262,157 @@ class Tape:
 
         Yields
         ------
-        (name, uses): the parameter's name and each use of it in the forward pass; their sum is its gradient.  Parameters come in the order
-        of the model; one whose module was never called does not come.
+        (name, uses) once for every parameter that the forward pass used; the gradient is the sum over ``uses``.  A parameter whose module was
+        never called does not come.
         """
         cotangents = cotangents.to(logits)
         rows = cotangents.shape[1]
         for call in self._calls:
-            if call.given._version != call.version:
+            if any(t._version != version for t, version in zip(call.given, call.versions, strict=True)):
                 raise UnsupportedModule(
                     f"the input of a {type(call.module).__name__} (parameter {next(iter(call.names.values()))!r}) was changed in place after the "
                     "layer read it: its gradient cannot be formed. Leave it out with parameters=[...]"
                 )
-        edges = [call.edge for call in self._calls]
+        edges = [edge for call in self._calls for edge in call.edges]
         if not edges:
             return
-        backwards: list[list[Tensor]] = [[] for _ in edges]
+        backwards: list[list[Tensor | None]] = [[] for _ in edges]
         for k in range(rows):
             found = torch.autograd.grad(logits, edges, cotangents[:, k], retain_graph=k + 1 < rows, allow_unused=True)
             for kept, gradient in zip(backwards, found, strict=True):
                 kept.append(gradient)
-        by_name: dict[str, list[Outer]] = {}
-        for call, kept in zip(self._calls, backwards, strict=True):
-            if kept[0] is None:  # the output was computed and then not used
-                continue
-            stacked = torch.stack(kept, 1)  # (n, K, ..., out)
-            kept.clear()
-            uses = RULES[type(call.module).__name__](call.module, call.given, stacked)
-            for own, name in call.names.items():
-                by_name.setdefault(name, []).append(uses[own])
+        at = iter(backwards)
+        waiting = [(call, [next(at) for _ in call.edges]) for call in self._calls]
         self._calls = []
-        yield from by_name.items()
+        left: dict[str, int] = {}
+        for call, _ in waiting:
+            for name in call.names.values():
+                left[name] = left.get(name, 0) + 1
+        by_name: dict[str, list[Use]] = {}
+        # From the last layer down, as the backward went; a parameter leaves as soon as its last use is known, so that memory shrinks as it goes.
+        while waiting:
+            call, kept = waiting.pop()
+            if any(rows_of[0] is not None for rows_of in kept):  # else: the output was computed and then not used
+                for own, use in self._uses(call, kept).items():
+                    if own in call.names:
+                        by_name.setdefault(call.names[own], []).append(use)
+            kept.clear()
+            for name in call.names.values():
+                left[name] -= 1
+                if not left[name] and name in by_name:
+                    yield name, by_name.pop(name)
+
+    def _uses(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Use]:
+        n = self._n
+        if call.rebuild is None:
+            b = torch.stack([_by_example(g, n, call.rows_out[0]) for g in kept[0] if g is not None], 1)
+            given = _by_example(call.given[0], n, call.per_example[0])
+            rule = rule_for(call.module)
+            assert rule is not None, "only modules with a formula are recorded without their arguments"
+            return rule(call.module, _wide(given), _wide(b))
+        return self._again(call, kept)
+
+    def _again(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Use]:
+        """Gradients of a module without a formula: the module is run again for every example, seen through its parameters."""
+        n, module = self._n, call.module
+        parameters = {own: module.get_parameter(own).detach() for own in call.names}
+        rows = max(len(k) for k in kept)
+        b = []
+        for gradients, per in zip(kept, call.rows_out, strict=True):
+            if gradients[0] is None:
+                b.append(None)
+            else:
+                b.append(torch.stack([_by_example(g, n, per) for g in gradients if g is not None], 1))
+        used = [j for j, value in enumerate(b) if value is not None]
+        tensors = [_by_example(t, n, per) if per else t for t, per in zip(call.given, call.per_example, strict=True)]
+        batched = [bool(per) for per in call.per_example]
+        alone = [per == 0 or t.ndim == 0 for t, per in zip(call.given, call.per_example, strict=True)]
+        unfold = [_fold(t, per) for t, per in zip(call.given, call.per_example, strict=True)]
+        assert call.rebuild is not None, "a module that is run again was recorded with its arguments"
+        assert call.outputs is not None, "and with the places of its outputs"
+        rebuild, outputs = call.rebuild, call.outputs
+
+        def run(weights: dict[str, Tensor], of_one: list[Tensor]) -> list[Tensor]:
+            args, named = rebuild([t if shared else fold(t) for t, shared, fold in zip(of_one, alone, unfold, strict=True)])
+            found = outputs(torch.func.functional_call(module, weights, args, named))
+            return [found[j] for j in used]
+
+        def pulled(of_one: list[Tensor], cotangents: list[Tensor]) -> dict[str, Tensor]:
+            made, pull = torch.func.vjp(lambda w: run(w, of_one), parameters)
+            shaped = [c.reshape(c.shape[0], *m.shape) for c, m in zip(cotangents, made, strict=True)]
+            return torch.func.vmap(lambda *c: pull(list(c))[0])(*shaped)
+
+        wanted = [b[j] for j in used]
+        try:
+            with torch.no_grad():
+                found = torch.func.vmap(pulled, in_dims=([0 if x else None for x in batched], [0] * len(used)))(tensors, wanted)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            self._tell(
+                f"{type(module).__name__}|loop", f"a {type(module).__name__} cannot be vectorised ({_first_line(error)}): one example at a time"
+            )
+            found = self._loop(run, parameters, tensors, batched, wanted, n, rows)
+        return {own: Whole(_wide(g).reshape(n, rows, g.shape[2] if g.ndim > 2 else 1, -1)) for own, g in found.items()}
+
+    @staticmethod
+    def _loop(run: Any, parameters: dict[str, Tensor], tensors: list, batched: list[bool], wanted: list, n: int, rows: int) -> dict[str, Tensor]:
+        kept: dict[str, list[Tensor]] = {own: [] for own in parameters}
+        for i in range(n):
+            leaves = {own: p.clone().requires_grad_() for own, p in parameters.items()}
+            with torch.enable_grad():
+                made = run(leaves, [t[i] if x else t for t, x in zip(tensors, batched, strict=True)])
+                for k in range(rows):
+                    cotangents = [w[i, k].reshape(m.shape) for w, m in zip(wanted, made, strict=True)]
+                    got = torch.autograd.grad(made, list(leaves.values()), cotangents, retain_graph=k + 1 < rows, allow_unused=True)
+                    for own, g in zip(leaves, got, strict=True):
+                        kept[own].append(torch.zeros_like(leaves[own]) if g is None else g)
+        return {own: torch.stack(found).view(n, rows, *parameters[own].shape) for own, found in kept.items()}
+
+    def _tell(self, key: str, message: str) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            warnings.warn(f"slower and as exact: {message}", stacklevel=2)
+
+
+def _rows(tensor: Tensor) -> int:
+    return tensor.shape[0] if tensor.ndim else 0
+
+
+def _sizes_into(found: list[int]) -> Callable[[nn.Module, tuple, Any], None]:
+    def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found.append(_rows(output))
+
+    return hook
+
+
+def _open(output: Tensor) -> tuple[Any, Tensor]:
+    """The place of an output in autograd's graph, and the output to go on with."""
+    if output.requires_grad:
+        # The edge, not the tensor: a later in-place operation would turn the tensor into another one.
+        return torch.autograd.graph.get_gradient_edge(output), output
+    # Nothing below takes part: the graph begins here.
+    leaf = output.detach().requires_grad_()
+    return leaf, leaf.clone()
+
+
+def _by_example(tensor: Tensor, n: int, per: int) -> Tensor:
+    """(n, …) where every example has one row, (n, per, …) where it has several, (1, …) where the only example has all."""
+    if per == 1:
+        return tensor
+    if per == 0:
+        return tensor[None]
+    return tensor.reshape(n, per, *tensor.shape[1:])
+
+
+def _fold(tensor: Tensor, per: int) -> Callable[[Tensor], Tensor]:
+    """Back from one example's view (:func:`_by_example` without its first axis) to what the module takes: with a first axis."""
+    return (lambda t: t[None]) if per == 1 else (lambda t: t)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Half precision is widened before sums over positions are formed."""
+    return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

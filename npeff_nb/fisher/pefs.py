@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
 from npeff_nb import _files
-from npeff_nb.fisher.predictions import predicted_classes, probabilities
+from npeff_nb.fisher.features import FeatureMap
+from npeff_nb.fisher.predictions import gold_labels, predictions_of, probabilities
+from npeff_nb.fisher.sparse import SparseDiagonals, SparseRows
 
 if TYPE_CHECKING:
-    from npeff_nb.fisher.features import FeatureMap
+    from torch import nn
+
+    from npeff_nb.fisher.outputs import Output
     from npeff_nb.fisher.subject import Subject
 
 KIND = "per-example Fishers"
@@ -26,17 +32,22 @@ class PEFs:
 
     Attributes
     ----------
-    factors : (n, k, d) float32, the rows of A_i before normalisation; zero rows where an example has fewer.
+    factors : (n, k, d) float32, the rows of A_i before normalisation; zero rows where an example has fewer.  Mapped from disk after loading.
     norms : (n,) float64, ‖F_i‖_F of the *full* Fisher over the parameters that take part, exact whatever features were kept.
-    logits : (n, c) float32.
+    logits : (n, c) float32, of the prediction that was decomposed: with few classes kept, of these and *anything else*.
     examples : one row an example, the caller's table.
-    parameters : one row a parameter that takes part: ``name``, ``kind``, ``layer``, ``shape``, ``numel`` and ``energy``, its mean share of
+    parameters : one row a parameter that takes part: ``name``, ``kind``, ``layer``, ``shape``, ``numel``, ``scale`` and ``energy``, its mean share of
         an example's trace (sums to 1).
     classes : names of the c classes.
     feature_map : the coordinates, for ``like=``.
-    facts : how this was made: model, versions, seeds, texts cut, share of energy kept.
-    subject : the live model with its examples; not saved, None after loading.  A decomposition gets it back with
-        :meth:`npeff_nb.NPEFF.attach`.
+    facts : how this was made: model, versions, seeds, what was asked, texts cut, share of energy kept.
+    traces : (n,) float64, tr F_i, exact.
+    choices : what was decided for single examples, (n, ·) each: ``outcomes`` kept apart, ``labels`` drawn, the rotation of the rows (``mixing``).
+    columns : further numbers an example has, for :meth:`to_frame`.
+    sparse : with ``features="topk"``, the kept entries of each factor.
+    diagonal : with ``diagonal=``, the data set's diagonal Fisher (p,), in the order of ``parameters``.
+    diagonals : with ``diagonal=K``, the K largest entries of each example's diagonal Fisher.
+    subject : the live model with its examples; not saved, None after loading.  :meth:`attach` gives it back.
     """
 
     factors: np.ndarray
@@ -48,6 +59,12 @@ class PEFs:
     feature_map: FeatureMap
     facts: dict[str, Any] = field(default_factory=dict)
     subject: Subject | None = field(default=None, repr=False)
+    traces: np.ndarray | None = None
+    choices: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: pd.DataFrame | None = None
+    sparse: SparseRows | None = None
+    diagonal: np.ndarray | None = None
+    diagonals: SparseDiagonals | None = None
 
     def __len__(self) -> int:
         return len(self.factors)
@@ -60,14 +77,65 @@ class PEFs:
         )
 
     @property
+    def family(self) -> str:
+        """``"categorical"`` or ``"bernoulli"`` (:class:`npeff_nb.fisher.factors.Recipe`)."""
+        return self.facts.get("recipe", {}).get("family", "categorical")
+
+    @property
     def probabilities(self) -> np.ndarray:
-        """softmax(logits), (n, c) float64."""
-        return probabilities(self.logits)
+        """(n, c) float64, of the prediction that was decomposed."""
+        return probabilities(self.logits, self.family)
 
     @property
     def predictions(self) -> np.ndarray:
         """Name of the most probable class of each example, (n,)."""
-        return predicted_classes(self.logits, self.classes)
+        found = predictions_of(self)
+        assert found is not None, "Fishers always come with logits"
+        return found
+
+    # ---------------------------------------------------------------------------------------------------------------- looking
+
+    def to_frame(self) -> pd.DataFrame:
+        """The examples' table with what extraction found out about each.
+
+        Adds ``prediction``; ``probability`` of it; ``correct``, where the column ``label`` speaks of the model's classes; ``norm`` ‖F_i‖_F; ``trace``;
+        ``kept``, the share of the trace that lies within the features; and, where they say something, ``retained_trace`` (share of the trace over the logits
+        that the kept classes carry), ``retained_rows`` (share of the trace that the kept rows carry), ``sampling_error`` (relative standard error of drawn
+        labels) and ``masked`` (numbers were not finite).  A column of the caller's that has one of these names keeps it.
+        """
+        p = self.probabilities
+        found: dict[str, Any] = {"prediction": self.predictions, "probability": p.max(1)}
+        gold = gold_labels(self.examples, self.classes)
+        if gold is not None:
+            found["correct"] = gold == self.predictions
+        found |= {"norm": self.norms} | ({} if self.traces is None else {"trace": self.traces})
+        found |= {} if self.columns is None else {name: self.columns[name].to_numpy() for name in self.columns}
+        return self.examples.assign(**{name: value for name, value in found.items() if name not in self.examples.columns})
+
+    def parameter_energy(self) -> pd.DataFrame:
+        """Who owns the energy: ``layer``, ``kind``, ``share`` of the trace of the average unit-trace Fisher, ``numel``; largest share first.
+
+        One group can own nearly all of it, and then every component is a statement about that group: look here first.
+        """
+        table = self.parameters.assign(layer=self.parameters["layer"].astype("Int64"))
+        found = table.groupby(["layer", "kind"], dropna=False, as_index=False)[["energy", "numel"]].sum().rename(columns={"energy": "share"})
+        return found.sort_values("share", ascending=False, kind="stable", ignore_index=True)[["layer", "kind", "share", "numel"]]
+
+    def diagonal_by_name(self) -> dict[str, np.ndarray]:
+        """The data set's diagonal Fisher, (1/n) Σ_i diag F_i, as arrays in the parameters' own shapes.
+
+        Raises
+        ------
+        ValueError
+            When it was not asked for with ``diagonal=``.
+        """
+        if self.diagonal is None:
+            raise ValueError("no diagonal Fisher was kept: extract with diagonal=True (or a number of entries an example)")
+        ends = np.cumsum(self.parameters["numel"])
+        parts = np.split(self.diagonal, ends[:-1])
+        return {name: part.reshape(shape) for name, shape, part in zip(self.parameters["name"], self.parameters["shape"], parts, strict=True)}
+
+    # ---------------------------------------------------------------------------------------------------------------- choosing and joining
 
     def __getitem__(self, rows: Any) -> PEFs:
         """Some of the examples: a boolean mask, positions or a slice.  The subject stays behind with all of them."""
@@ -83,39 +151,125 @@ class PEFs:
             self.factors[where], self.norms[where], self.logits[where], self.examples.iloc[where].reset_index(drop=True),
             self.parameters, self.classes, self.feature_map, self.facts,
             None if self.subject is None else self.subject.restricted(where),
+            None if self.traces is None else self.traces[where],
+            {key: value[where] for key, value in self.choices.items()},
+            None if self.columns is None else self.columns.iloc[where].reset_index(drop=True),
+            None if self.sparse is None else self.sparse.take(where),
+            self.diagonal,
+            None if self.diagonals is None else self.diagonals.take(where),
         )  # fmt: skip
 
-    def save(self, path: str | os.PathLike) -> Path:
-        """Writes a folder of safetensors and JSON (nothing that runs when it is read)."""
-        fm = self.feature_map
-        arrays = {"factors": self.factors, "norms": self.norms, "logits": self.logits}
-        if fm.basis is not None:
-            arrays["basis"] = fm.basis
-        facts = self.facts | {"classes": self.classes, "feature_map": feature_map_facts(fm)}
+    def filter(self, condition: str) -> PEFs:
+        """The examples for which a condition on :meth:`to_frame`'s columns holds: ``pefs.filter("correct == False and norm > 1")``.
+
+        Raises
+        ------
+        ValueError
+            When the condition cannot be read, or is about a column that is not there; the message names the columns.
+        """
+        table = self.to_frame().reset_index(drop=True)
+        try:
+            kept = table.query(condition, engine="python")
+        except Exception as error:  # pandas raises whatever the expression runs into
+            raise ValueError(
+                f"{condition!r} is no condition on these examples ({error}); their columns are {', '.join(map(str, table.columns))}"
+            ) from error
+        return self[kept.index.to_numpy()]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[PEFs]) -> PEFs:
+        """Fishers of several extractions in the same coordinates, one after the other.  The model is not part of the result.
+
+        Raises
+        ------
+        ValueError
+            When they have other coordinates, classes or rows; extract the later ones with ``like=`` the first.
+        """
+        if not parts:
+            raise ValueError("nothing to concatenate: give at least one PEFs")
+        first = parts[0]
+        for number, other in enumerate(parts[1:], 1):
+            if other.feature_map.id != first.feature_map.id:
+                raise ValueError(f"part {number} has other coordinates than part 0: extract it with nb.extract_fishers(..., like=parts[0])")
+            if (
+                other.classes != first.classes
+                or other.factors.shape[1:] != first.factors.shape[1:]
+                or other.facts.get("recipe") != first.facts.get("recipe")
+            ):
+                raise ValueError(
+                    f"part {number} predicts {len(other.classes)} classes in {other.factors.shape[1]} rows, part 0 {len(first.classes)} in "
+                    f"{first.factors.shape[1]}: extract it with the same output= and classes="
+                )
+
+        def join(values: list[Any]) -> Any:
+            return None if any(v is None for v in values) else np.concatenate(values)
+
+        names = {key: name for part in parts for key, name in part.facts.get("outcome_names", {}).items()}
+        facts = first.facts | ({"outcome_names": names} if names else {}) | {"texts_cut": sum(part.facts.get("texts_cut", 0) for part in parts)}
+        columns = None if any(p.columns is None for p in parts) else pd.concat([p.columns for p in parts], ignore_index=True)
+        weight = np.array([len(p) for p in parts]) / sum(len(p) for p in parts)
+        energy = sum(w * p.parameters["energy"].to_numpy() for w, p in zip(weight, parts, strict=True))
+        diagonal = None if any(p.diagonal is None for p in parts) else sum(w * p.diagonal for w, p in zip(weight, parts, strict=True))
+        return cls(
+            np.concatenate([p.factors for p in parts]), np.concatenate([p.norms for p in parts]), np.concatenate([p.logits for p in parts]),
+            pd.concat([p.examples for p in parts], ignore_index=True), first.parameters.assign(energy=energy), first.classes, first.feature_map, facts,
+            None, join([p.traces for p in parts]), {key: np.concatenate([p.choices[key] for p in parts]) for key in first.choices}, columns,
+            diagonal=diagonal,
+        )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------------------------- the model behind it
+
+    def attach(self, model: nn.Module, tokenizer: Any = None, *, output: Output | None = None, logits: Any = None, inputs: Any = None) -> Self:
+        """Gives loaded Fishers their model back.  Returns self.
+
+        Warns when it is not the model of the extraction, naming what differs; the Fishers themselves do not change.
+
+        Raises
+        ------
+        ValueError
+            When the model lacks one of the parameters, or has it in another shape.
+        """
+        from npeff_nb.fisher.reattach import subject_again
+
+        self.subject = subject_again(self, model, tokenizer, output, logits, inputs)
+        return self
+
+    # ---------------------------------------------------------------------------------------------------------------- files
+
+    def save(self, path: str | os.PathLike, factors: Path | None = None) -> Path:
+        """Writes a folder of safetensors and JSON (nothing that runs when it is read).
+
+        ``factors`` names a file in which an extraction has put them already (:func:`npeff_nb._files.allocate`).
+        """
+        arrays = {"norms": self.norms, "logits": self.logits} | self.feature_map.arrays()
+        arrays |= {f"choices.{key}": value for key, value in self.choices.items()}
+        arrays |= {} if self.traces is None else {"traces": self.traces}
+        arrays |= {} if self.sparse is None else {f"sparse.{key}": value for key, value in self.sparse.arrays().items()}
+        arrays |= {} if self.diagonals is None else {f"diagonals.{key}": value for key, value in self.diagonals.arrays().items()}
+        facts = self.facts | {"classes": self.classes, "feature_map": self.feature_map.to_json()}
         tables = {"examples": self.examples, "parameters": parameters_to_json(self.parameters)}
-        return _files.write_folder(path, KIND, arrays, tables, facts)
+        tables |= {} if self.columns is None else {"columns": self.columns}
+        mapped: dict[str, np.ndarray | Path] = {"factors": factors or np.asarray(self.factors, dtype=np.float32)}
+        mapped |= {} if self.diagonal is None else {"diagonal": self.diagonal}
+        return _files.write_folder(path, KIND, arrays, tables, facts, mapped)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> PEFs:
         """Reads what :meth:`save` wrote.  The model is not part of it."""
         _, arrays, tables, facts = _files.read_folder(path, KIND)
-        feature_map = feature_map_from(facts.pop("feature_map"), arrays.get("basis"))
+
+        def group(name: str) -> dict[str, np.ndarray]:
+            return {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
+
+        feature_map = FeatureMap.from_json(facts.pop("feature_map"), arrays)
+        parameters = parameters_from_json(tables["parameters"])
+        size = int(parameters["numel"].sum())
         return cls(
-            arrays["factors"], arrays["norms"], arrays["logits"], tables["examples"], parameters_from_json(tables["parameters"]),
-            facts.pop("classes"), feature_map, facts,
+            arrays["factors"], arrays["norms"], arrays["logits"], tables["examples"], parameters, facts.pop("classes"), feature_map, facts, None,
+            arrays.get("traces"), group("choices"), tables.get("columns"),
+            SparseRows.from_arrays(group("sparse"), size) if group("sparse") else None, arrays.get("diagonal"),
+            SparseDiagonals.from_arrays(group("diagonals"), size) if group("diagonals") else None,
         )  # fmt: skip
-
-
-def feature_map_facts(fm: FeatureMap) -> dict[str, Any]:
-    """A feature map as JSON; its basis is kept among the arrays."""
-    return {"kind": fm.kind, "names": fm.names, "shapes": [list(s) for s in fm.shapes], "seed": fm.seed, "side": fm.side}
-
-
-def feature_map_from(facts: dict[str, Any], basis: np.ndarray | None) -> FeatureMap:
-    """The other way round."""
-    from npeff_nb.fisher.features import FeatureMap
-
-    return FeatureMap(facts["kind"], facts["names"], [tuple(s) for s in facts["shapes"]], facts["seed"], facts["side"], basis)
 
 
 def parameters_to_json(parameters: pd.DataFrame) -> pd.DataFrame:
@@ -127,3 +281,9 @@ def parameters_from_json(table: pd.DataFrame) -> pd.DataFrame:
     """The other way round."""
     shapes = [tuple(int(x) for x in shape.split(" x ")) if shape else () for shape in table["shape"]]
     return table.assign(shape=shapes).astype({"layer": "Int64"})
+
+
+def warn_of(differences: list[str], what: str, stacklevel: int = 3) -> None:
+    """One warning that names what differs between the model of an extraction and another."""
+    if differences:
+        warnings.warn(f"this is not the model that {what} were taken from: {'; '.join(differences)}", stacklevel=stacklevel)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from npeff_nb.fisher._inputs import LogitsOf, ReadyBatches, TextBatches, to_device
-from npeff_nb.fisher.factors import reduced_cotangents
-from npeff_nb.fisher.gradients import Outer, Tape
+from npeff_nb.fisher.batches import Batches, to_device
+from npeff_nb.fisher.factors import Recipe
+from npeff_nb.fisher.gradients import Tape
+from npeff_nb.fisher.layers import Use
+from npeff_nb.fisher.outputs import Output
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
@@ -39,23 +41,42 @@ def check_ready(model: nn.Module) -> None:
         )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A hash of all parameters and buffers: tells whether two models are the same to the bit."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+@dataclass
+class Pass:
+    """One recorded pass over one batch of b examples."""
+
+    logits: Tensor  # (b, c) float64, of the prediction that is decomposed
+    chosen: dict[str, np.ndarray]  # what was decided for these examples (npeff_nb.fisher.factors.Recipe.decide)
+    retained: np.ndarray  # (b,) share of the trace over the logits that the kept classes carry
+    rows: int  # K, zero rows left out at the end
+    bad: np.ndarray  # (b,) whether the logits are not finite
+    gradients: Iterator[tuple[str, list[Use]]]
 
 
 class Subject:
-    """A model, its examples as batches, and how logits are read off it.
+    """A model, its examples as batches, and how predictions are read off it.
 
     Runs the model on chosen examples, with or without gradients; never moves it and never changes its mode.
+
+    Attributes
+    ----------
+    choices : per-example decisions of the extraction, (n, ·) each, or empty before it (:class:`~npeff_nb.fisher.factors.Recipe`).
+    gold : (n,) or (n, C), for the empirical Fisher.
     """
 
-    def __init__(self, model: nn.Module, batches: TextBatches | ReadyBatches, logits_of: LogitsOf, tokenizer: Any = None) -> None:
-        self.model, self.batches, self.logits_of, self.tokenizer = model, batches, logits_of, tokenizer
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        output: Output,
+        recipe: Recipe,
+        tokenizer: Any = None,
+        choices: dict[str, np.ndarray] | None = None,
+        gold: np.ndarray | None = None,
+    ) -> None:
+        self.model, self.batches, self.output, self.recipe, self.tokenizer = model, batches, output, recipe, tokenizer
+        self.choices = choices or {}
+        self.gold = gold
 
     @property
     def device(self) -> torch.device:
@@ -64,7 +85,23 @@ class Subject:
 
     def restricted(self, rows: np.ndarray) -> Subject:
         """The same model with some of the examples, renumbered."""
-        return Subject(self.model, self.batches.take(rows), self.logits_of, self.tokenizer)
+        choices = {key: value[rows] for key, value in self.choices.items()}
+        gold = None if self.gold is None else self.gold[rows]
+        return Subject(self.model, self.batches.take(rows), self.output, self.recipe, self.tokenizer, choices, gold)
+
+    def with_model(self, model: nn.Module) -> Subject:
+        """The same questions to another model."""
+        return Subject(model, self.batches, self.output, self.recipe, self.tokenizer, self.choices, self.gold)
+
+    def choices_of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What was decided for these examples."""
+        return {key: value[rows] for key, value in self.choices.items()}
+
+    def raw_logits(self, batch: np.ndarray) -> Tensor:
+        """(b, C) as the model gives them for one batch, with their graph where grad mode is on."""
+        z = self.output.logits(self.model, to_device(self.batches.batch(batch), self.device))
+        _check_shape(z, len(batch))
+        return z
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """(len(rows), c) float32 logits of these examples as the model stands now, on the CPU, in the order asked for."""
@@ -75,43 +112,52 @@ class Subject:
         found, order = [], []
         with alone_with(self.model), torch.no_grad():
             for batch in self.batches.batches(rows):
-                z = self.logits_of(self.model, to_device(self.batches.batch(batch), self.device)).float().cpu()
-                _check_shape(z, len(batch))
-                found.append(z)
+                found.append(self.recipe.coarse(self.raw_logits(batch), self.choices_of(batch)).float().cpu())
                 order += [place[int(row)] for row in batch]
         return torch.cat(found)[torch.tensor(order).argsort()]
 
     @contextmanager
-    def gradients(self, tape: Tape, batch: np.ndarray) -> Iterator[tuple[Tensor, Iterator[tuple[str, list[Outer]]]]]:
-        """One recorded pass over one batch: logits (b, c), and the gradients of its c − 1 factor rows by parameter.
+    def gradients(self, tape: Tape, batch: np.ndarray, mask_bad: bool = False) -> Iterator[Pass]:
+        """One recorded pass over one batch: logits, and the gradients of its factor rows by parameter.
 
         A context, because the backward passes read the weights too: the model is ours alone until the block ends.
 
         Raises
         ------
         ValueError
-            When logits are not finite or there are fewer than two classes.
+            When logits are not finite (unless ``mask_bad``, which gives such examples zero rows) or there are fewer than two classes.
         """
         with alone_with(self.model):
             with tape.recording(len(batch)):
-                logits = self.logits_of(self.model, to_device(self.batches.batch(batch), self.device))
-            _check_shape(logits, len(batch))
-            if logits.shape[1] < 2:
+                z = self.raw_logits(batch)
+            least = 1 if self.recipe.family == "bernoulli" else 2
+            if z.shape[1] < least:
                 raise ValueError(
-                    f"the model has {logits.shape[1]} class: a Fisher needs a distribution over at least 2. "
+                    f"the model has {z.shape[1]} class: a Fisher needs a distribution over at least 2. "
                     "(A regression head gives one number and no distribution.)"
                 )
-            finite = torch.isfinite(logits).all(1).tolist()
-            if not all(finite):
+            bad = ~torch.isfinite(z).all(1)
+            if bool(bad.any()) and not mask_bad:
                 raise ValueError(
-                    f"the model gives logits that are not finite for {finite.count(False)} of {len(batch)} examples in one batch, "
-                    f"the first being row {int(batch[finite.index(False)])}: check the input and the model's weights"
+                    f"the model gives logits that are not finite for {int(bad.sum())} of {len(batch)} examples in one batch, "
+                    f"the first being row {int(batch[int(bad.int().argmax())])}: check the input and the model's weights, or leave such examples "
+                    "out with on_nan='mask'"
                 )
-            if tape.used and not logits.requires_grad:
+            if tape.used and not z.requires_grad:
                 raise ValueError(
                     "the logits carry no gradient to the chosen parameters: logits= must not detach them nor run the model under torch.no_grad()"
                 )
-            yield logits.detach(), tape.gradients(logits, reduced_cotangents(logits.detach()))
+            seen = torch.where(bad[:, None], 0.0, z.detach())
+            gold = None if self.gold is None else self.gold[batch]
+            chosen = self.choices_of(batch) if self.choices else self.recipe.decide(seen, batch, gold)
+            coarse = self.recipe.coarse(seen, chosen)
+            rows = self.recipe.cotangents(seen, coarse, chosen)
+            rows[bad] = 0
+            # A cut by probability leaves most examples fewer rows than the neediest may have: what is zero for all needs no backward.
+            used = rows.abs().amax((0, 2)) > 0
+            k = int(used.nonzero().max()) + 1 if bool(used.any()) else 1
+            retained = self.recipe.retained(seen, chosen)
+            yield Pass(coarse, chosen, retained, k, bad.cpu().numpy(), tape.gradients(z, rows[:, :k]))
 
 
 def _check_shape(logits: Tensor, n: int) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from npeff_nb.explain.describe import SHOWN, TOP, USED, default_label, gold_labels, label_columns, purity
-from npeff_nb.fisher.predictions import predicted_classes, probabilities
+from npeff_nb.explain.describe import SHOWN, TOP, USED, default_label, label_columns, purity
+from npeff_nb.fisher.predictions import gold_labels, predictions_of, probabilities
 
 if TYPE_CHECKING:
     from npeff_nb.npeff import NPEFF
@@ -34,9 +34,9 @@ class Bundle:
         n = len(npeff.coefficients_)
         has = npeff.examples is not None
         self.texts = npeff.examples["text"].tolist() if has and "text" in npeff.examples.columns else [f"example {i}" for i in range(n)]
-        self.gold = gold_labels(npeff)
-        self.probabilities = None if npeff.logits is None else probabilities(npeff.logits)
-        self.predictions = None if npeff.logits is None else predicted_classes(npeff.logits, npeff.classes)
+        self.gold = gold_labels(npeff.examples, npeff.classes)
+        self.probabilities = None if npeff.logits is None else probabilities(npeff.logits, npeff.family)
+        self.predictions = predictions_of(npeff)
         self.columns = label_columns(npeff.examples) if has else []
         self.default_labels = [default_label(npeff, k) for k in range(len(npeff.components_))]
 

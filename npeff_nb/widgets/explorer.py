@@ -169,7 +169,7 @@ class Explorer(anywidget.AnyWidget):
             self.send({"id": asked, "error": str(error)})
 
     def _answer(self, asked: str, event: threading.Event, work: Callable[[], Any]) -> None:
-        from npeff_nb.explain.profile import Cancelled
+        from npeff_nb._progress import Cancelled
 
         try:
             if event.is_set():  # cancelled while it waited for its turn: a slider moved on, another component was chosen
@@ -183,7 +183,8 @@ class Explorer(anywidget.AnyWidget):
             self._cancelled.pop(asked, None)
 
     def _profile(self, k: int, asked: str, event: threading.Event) -> dict[str, Any]:
-        from npeff_nb.explain.profile import Cancelled, profile
+        from npeff_nb._progress import Cancelled
+        from npeff_nb.explain.profile import profile
 
         last = 0.0
         # What is known without the model is shown meanwhile.
@@ -203,11 +204,11 @@ class Explorer(anywidget.AnyWidget):
     def _run(self, k: int, strength: float) -> dict[str, Any]:
         """StrengthResult: the model really run at this strength on the sets of the component's profile."""
         import numpy as np
-        import torch
 
         from npeff_nb.directions.lift import direction, subject_of
         from npeff_nb.directions.perturb import edited_logits, kl
         from npeff_nb.explain.profile import profile
+        from npeff_nb.fisher.predictions import probabilities
 
         subject = subject_of(self.npeff)
         edit = profile(self.npeff, k)["edit"]
@@ -219,13 +220,13 @@ class Explorer(anywidget.AnyWidget):
         at = {int(row): i for i, row in enumerate(rows)}
         original = subject.logits(rows).numpy()
         moved = edited_logits(subject, self._directions[k], [strength], rows)[0]
-        distance = kl(moved, original)
-        shown = torch.softmax(torch.from_numpy(moved[[at[i] for i in edit["shown"]]]).double(), -1)
+        distance = kl(moved, original, self.npeff.family)
+        shown = probabilities(moved[[at[i] for i in edit["shown"]]], self.npeff.family)
         return {
             "strength": strength,
             "kl_top": float(distance[[at[i] for i in edit["top"]]].mean()),
             "kl_baseline": float(distance[[at[i] for i in edit["baseline"]]].mean()),
-            "probabilities": np.round(shown.numpy(), 5).tolist(),
+            "probabilities": np.round(shown, 5).tolist(),
         }
 
 

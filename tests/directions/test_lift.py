@@ -10,7 +10,7 @@ import twins
 
 from npeff_nb import NPEFF
 from npeff_nb.directions import lift
-from npeff_nb.fisher._inputs import hugging_face_logits
+from npeff_nb.fisher.outputs import SequenceClasses
 from npeff_nb.fisher.extract import extract_fishers
 
 
@@ -96,7 +96,7 @@ def test_the_model_is_left_as_it_was(error, bert, tokenizer):
         calls.append(1)
         if error is not None and len(calls) == 2:
             raise error("stopped here")
-        return hugging_face_logits(model, batch)
+        return SequenceClasses().logits(model, batch)
 
     npeff.subject.logits_of = logits
     if error is None:

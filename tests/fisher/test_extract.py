@@ -12,7 +12,7 @@ import torch
 import twins
 from torch import nn
 
-from npeff_nb.fisher._inputs import hugging_face_logits
+from npeff_nb.fisher.outputs import SequenceClasses
 from npeff_nb.fisher.extract import extract_fishers
 
 # Rows are made in float32 (6e-8 a rounding) through about 20 layers' worth of sums; a Fisher is quadratic in them.  A wrong term is off by
@@ -38,7 +38,7 @@ def test_bert_all_parameters_padded_batches(classes, attention, tokenizer):
     model = tiny.bert(classes, attention=attention)
     pefs = extract_fishers(model, tokenizer, tiny.TEXTS, features="dense", parameters="all", batch_size=4, progress=False)
     assert pefs.factors.shape == (len(tiny.TEXTS), classes - 1, sum(p.numel() for p in model.parameters()))
-    assert_fishers(pefs, model, hugging_face_logits, alone(tokenizer, tiny.TEXTS))
+    assert_fishers(pefs, model, SequenceClasses().logits, alone(tokenizer, tiny.TEXTS))
 
 
 def test_bert_text_pairs_use_both_token_types(tokenizer):
@@ -50,14 +50,14 @@ def test_bert_text_pairs_use_both_token_types(tokenizer):
         return dict(tokenizer([tiny.TEXTS[i]], [tiny.TEXTS[4 + i]], return_tensors="pt"))
 
     assert single(0)["token_type_ids"].any()
-    assert_fishers(pefs, model, hugging_face_logits, single)
+    assert_fishers(pefs, model, SequenceClasses().logits, single)
 
 
 def test_gpt2_all_parameters_padded_batches(tokenizer):
     model = tiny.gpt2()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # GPT-2 would look token types up among its words
     pefs = extract_fishers(model, tokenizer, tiny.TEXTS, features="dense", parameters="all", batch_size=4, progress=False)
-    assert_fishers(pefs, model, hugging_face_logits, alone(tokenizer, tiny.TEXTS))
+    assert_fishers(pefs, model, SequenceClasses().logits, alone(tokenizer, tiny.TEXTS))
 
 
 def test_eager_and_sdpa_attention_agree(tokenizer):
@@ -142,7 +142,7 @@ def test_a_function_of_the_model_s_own_output_replaces_the_classifier_s(tokenize
 @pytest.mark.parametrize("choice", ["*layer.0*", "MLP out", ["classifier.weight"]])
 def test_norms_are_those_of_the_parameters_that_take_part(choice, tokenizer, bert):
     pefs = extract_fishers(bert, tokenizer, tiny.TEXTS, features="dense", parameters=choice, progress=False)
-    assert_fishers(pefs, bert, hugging_face_logits, alone(tokenizer, tiny.TEXTS))
+    assert_fishers(pefs, bert, SequenceClasses().logits, alone(tokenizer, tiny.TEXTS))
 
 
 def test_norms_are_exact_whatever_is_kept(tokenizer, bert, monkeypatch):
@@ -151,7 +151,7 @@ def test_norms_are_exact_whatever_is_kept(tokenizer, bert, monkeypatch):
     monkeypatch.setattr(features, "SKETCH_FEATURES", 14 * 4)  # a sketch so narrow that its own inner products would be far off
     pefs = extract_fishers(bert, tokenizer, tiny.TEXTS, features="sketch", progress=False)
     for i in range(len(pefs)):
-        expected = twins.fisher_rows(bert, hugging_face_logits, alone(tokenizer, tiny.TEXTS)(i), list(pefs.parameters["name"]))
+        expected = twins.fisher_rows(bert, SequenceClasses().logits, alone(tokenizer, tiny.TEXTS)(i), list(pefs.parameters["name"]))
         assert pefs.norms[i] == pytest.approx(twins.frobenius(expected), rel=FLOAT32)
 
 

@@ -8,7 +8,7 @@ import torch
 import twins
 from torch import nn
 
-from npeff_nb.fisher._inputs import hugging_face_logits
+from npeff_nb.fisher.outputs import SequenceClasses
 from npeff_nb.fisher.extract import extract_fishers
 from npeff_nb.fisher.subject import fingerprint
 
@@ -36,7 +36,7 @@ def failing_on_call(number: int, error: type[BaseException]):
     calls = []
 
     def logits(model, batch):
-        z = hugging_face_logits(model, batch)
+        z = SequenceClasses().logits(model, batch)
         calls.append(1)
         if len(calls) == number:
             raise error("stopped here")

@@ -1,0 +1,343 @@
+"""What a layer's parameters receive: the per-example gradient of each kind of layer, kept as thin as it comes.
+
+Nearly every parameter's gradient is a sum over positions t of outer products,
+
+    ∂⟨row, z⟩/∂W = Σ_t left_t right_tᵀ,
+
+with one side known from the forward pass (a linear layer's input) and the other from the backward pass (the gradient with respect to that
+layer's *output*).  Two thin factors answer whatever is asked of a gradient (inner products, sketches, its size along a direction) for less
+than writing it out; a layer without a formula gives the gradient itself (:class:`Whole`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Outer:
+    """One use of one parameter in a batch: gradient (i, k) = Σ_t left[i, k, t] ⊗ right[i, k, t].
+
+    ``left`` is (n, K or 1, T, out) and ``right`` (n, K or 1, T, in), both real; or ``left`` is (n, 1, T) of integers: the row of a table
+    that position t looked up, standing for a one-hot vector of length ``rows``.
+    """
+
+    left: Tensor
+    right: Tensor
+    rows: int | None = None  # length of the one-hot vectors, for a looked-up table
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, K, out, in) of the gradients."""
+        k = self.right.shape[1] if self.rows is not None else max(self.left.shape[1], self.right.shape[1])
+        return self.right.shape[0], k, self.rows or self.left.shape[-1], self.right.shape[-1]
+
+    def dense(self) -> Tensor:
+        """The gradients themselves, (n, K, out, in)."""
+        if self.rows is None:
+            left, right = _same_rows(self.left, self.right)
+            return left.transpose(-1, -2) @ right
+        n, k, t, width = self.right.shape
+        table = self.right.new_zeros(n, k, self.rows, width)
+        where = self.left.expand(n, k, t)[..., None].expand(n, k, t, width)
+        return table.scatter_add_(2, where, self.right)
+
+    def projected(self, u: Tensor | None, v: Tensor | None) -> Tensor:
+        """U · gradient · Vᵀ without the gradient: (n, K, s_out, s_in) for U (s_out, out), V (s_in, in); None is the identity."""
+        if self.rows is None:
+            left = self.left if u is None else self.left @ u.T
+        elif u is None:
+            left = nnf.one_hot(self.left, self.rows).to(self.right.dtype)
+        else:
+            left = u.T[self.left]
+        right = self.right if v is None else self.right @ v.T
+        left, right = _same_rows(left, right)
+        return left.transpose(-1, -2) @ right
+
+    def along(self, direction: Tensor) -> Tensor:
+        """⟨left_t ⊗ right_t, direction⟩ for every position: (n, K, T), whose sum over t is the gradient along ``direction`` (out, in)."""
+        if self.rows is None:
+            left, right = _same_rows(self.left, self.right @ direction.T)
+            return (left * right).sum(-1)
+        return (direction[self.left] * self.right).sum(-1)
+
+    def take(self, where: slice) -> Outer:
+        """Some of the examples."""
+        return Outer(self.left[where], self.right[where], self.rows)
+
+    def scaled(self, factor: float) -> Outer:
+        """The gradients times a number."""
+        return self if factor == 1 else Outer(self.left, self.right * factor, self.rows)
+
+    def padded(self, k: int) -> Outer:
+        """With zero rows up to k."""
+        missing = k - self.shape[1]
+        if not missing:
+            return self
+        if self.rows is None and self.right.shape[1] == 1:
+            return Outer(nnf.pad(self.left, (0, 0, 0, 0, 0, missing)), self.right)
+        # Nothing times anything is nothing: one side is enough, and a shared one stays shared.
+        left = self.left if self.left.shape[1] == 1 else nnf.pad(self.left, (0, 0, 0, 0, 0, missing))
+        return Outer(left, nnf.pad(self.right, (0, 0, 0, 0, 0, missing)), self.rows)
+
+    def contiguous(self) -> Outer:
+        """Free of whatever larger tensor it was cut from."""
+        return Outer(self.left.contiguous(), self.right.contiguous(), self.rows)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers held."""
+        return self.left.numel() + self.right.numel()
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Gradients of a parameter written out, (n, K, out, in): for layers without a formula."""
+
+    gradient: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, K, out, in)."""
+        n, k, out, inn = self.gradient.shape
+        return n, k, out, inn
+
+    def dense(self) -> Tensor:
+        """The gradients themselves."""
+        return self.gradient
+
+    def projected(self, u: Tensor | None, v: Tensor | None) -> Tensor:
+        """U · gradient · Vᵀ; None is the identity."""
+        seen = self.gradient if v is None else self.gradient @ v.T
+        return seen if u is None else u @ seen
+
+    def along(self, direction: Tensor) -> Tensor:
+        """(n, K, 1): nothing is known about positions."""
+        return (self.gradient * direction).sum((2, 3))[..., None]
+
+    def take(self, where: slice) -> Whole:
+        """Some of the examples."""
+        return Whole(self.gradient[where])
+
+    def scaled(self, factor: float) -> Whole:
+        """The gradients times a number."""
+        return self if factor == 1 else Whole(self.gradient * factor)
+
+    def padded(self, k: int) -> Whole:
+        """With zero rows up to k."""
+        missing = k - self.gradient.shape[1]
+        return Whole(nnf.pad(self.gradient, (0, 0, 0, 0, 0, missing))) if missing else self
+
+    def contiguous(self) -> Whole:
+        """Free of whatever larger tensor it was cut from."""
+        return Whole(self.gradient.contiguous())
+
+    @property
+    def numbers(self) -> int:
+        """Numbers held."""
+        return self.gradient.numel()
+
+
+Use = Outer | Whole
+
+
+def _same_rows(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    k = max(left.shape[1], right.shape[1])
+    return left.expand(-1, k, -1, -1), right.expand(-1, k, -1, -1)
+
+
+SLAB = 2**24
+"""Numbers of written-out gradients held at once while inner products are taken (64 MB)."""
+
+# ---------------------------------------------------------------------------------------------------------------------------------
+# Inner products
+
+
+def small_grams(uses: list[Use]) -> Tensor:
+    """Exact inner products of each example's K rows for one parameter, summed over its uses: (n, K, K).
+
+    ⟨Σ_t l_kt r_tᵀ, Σ_s l_ls r_sᵀ⟩ = Σ_t l_kt · Σ_s (r_t·r_s) l_ls where the right side is shared by the rows (a linear layer's input is): with few
+    positions this costs far less than the gradient itself; with many the gradients are formed, whichever is cheaper.
+    """
+    if len(uses) == 1 and isinstance(uses[0], Outer):
+        return _gram(uses[0])
+    if any(isinstance(use, Whole) for use in uses):
+        rows = torch.stack([use.dense() for use in uses]).sum(0).flatten(2)
+        return rows @ rows.transpose(1, 2)
+    return torch.stack([_inner(_left_products(a, b), _flat_products(a.right, b.right), a, b) for a in uses for b in uses]).sum(0)  # type: ignore[arg-type]
+
+
+def _gram(use: Outer) -> Tensor:
+    n, k, out, inn = use.shape
+    t = use.right.shape[2]
+    if use.rows is None and use.left.shape[1] > 1 and use.right.shape[1] > 1:  # neither side shared
+        if (k * t) ** 2 * (out + inn) > k * t * out * inn:
+            return _of_rows(use.dense())
+        return _inner(_flat_products(use.left, use.left), _flat_products(use.right, use.right), use, use)
+    if use.rows is not None:
+        shared, own = (use.left[:, 0, :, None] == use.left[:, 0, None, :]).to(use.right.dtype), use.right
+    else:
+        once, own = (use.right, use.left) if use.right.shape[1] == 1 else (use.left, use.right)
+        if t * (once.shape[-1] + k * own.shape[-1]) > k * out * inn:
+            return _of_rows(use.dense())
+        if t == 1:  # a bias, a pooled token: nothing to mix
+            length = once.square().sum((2, 3))[:, :, None]
+            return length * _of_rows(own)
+        once = once[:, 0]
+        shared = once @ once.transpose(1, 2)  # (n, T, T)
+    # Rows side by side, so that one product per example mixes the positions of all of them.
+    beside = own.transpose(1, 2).reshape(n, t, -1)
+    mixed = (shared @ beside).view(n, t, own.shape[1], -1).transpose(1, 2)
+    return own.flatten(2) @ mixed.flatten(2).transpose(1, 2)
+
+
+def _of_rows(gradient: Tensor) -> Tensor:
+    rows = gradient.flatten(2)
+    return rows @ rows.transpose(1, 2)
+
+
+def _flat_products(x: Tensor, y: Tensor) -> Tensor:
+    """x_{k,t}·y_{l,s} as (n, K, T, L, S)."""
+    (n, k, t, _), (_, l, s, _) = x.shape, y.shape  # noqa: E741
+    return (x.flatten(1, 2) @ y.flatten(1, 2).transpose(1, 2)).view(n, k, t, l, s)
+
+
+def _left_products(a: Outer, b: Outer) -> Tensor:
+    if a.rows is None and b.rows is None:
+        return _flat_products(a.left, b.left)
+    if a.rows is not None and b.rows is not None:
+        return (a.left[:, :, :, None, None] == b.left[:, None, None]).to(a.right.dtype)
+    if a.rows is not None:
+        return _left_products(b, a).permute(0, 3, 4, 1, 2)
+    # a's vectors, read at the places that b looked up
+    n, k, t, _ = a.left.shape
+    s = b.left.shape[-1]
+    return a.left.gather(-1, b.left[:, :, None].expand(n, k, t, s)).view(n, k, t, 1, s)
+
+
+def _inner(left: Tensor, right: Tensor, a: Outer, b: Outer) -> Tensor:
+    products = left * right  # (n, K|1, T, K|1, S), broadcast
+    return products.sum((2, 4)).expand(-1, a.shape[1], b.shape[1])
+
+
+def cross_grams(some: list[Use], others: list[Use]) -> Tensor:
+    """Exact inner products of every row of ``some`` (n examples) with every row of ``others`` (m examples): (n·K, m·L), float64.
+
+    By written-out gradients, whose product over all pairs is the cheapest from few tokens on, a slab of examples at a time; a looked-up table of thousands
+    of rows goes pair by pair of positions instead.
+    """
+    if any(isinstance(use, Outer) and use.rows is not None for use in (*some, *others)):
+        parts = [torch.cat([_pairs(a.take(slice(i, i + 1)), b) for i in range(a.shape[0])]) for a in some for b in others]
+        return torch.stack(parts).sum(0).flatten(2).flatten(0, 1)
+
+    def slabs(uses: list[Use]) -> list[slice]:
+        n, k, out, inn = uses[0].shape
+        step = max(1, SLAB // (k * out * inn))
+        return [slice(at, at + step) for at in range(0, n, step)]
+
+    def written(uses: list[Use], where: slice) -> Tensor:
+        return torch.stack([use.take(where).dense() for use in uses]).sum(0).flatten(2).flatten(0, 1)
+
+    rights = slabs(others)
+    found = []
+    for where in slabs(some):
+        left = written(some, where)
+        found.append(torch.cat([(left @ written(others, w).T).double() for w in rights], 1))
+    return torch.cat(found)
+
+
+def _pairs(one: Use, others: Use) -> Tensor:
+    """(1, K, m, L) float64 of one example with many."""
+    if isinstance(one, Outer) and isinstance(others, Outer):
+        m = others.shape[0]
+        again = Outer(one.left.expand(m, *one.left.shape[1:]), one.right.expand(m, *one.right.shape[1:]), one.rows)
+        found = _inner(_left_products(again, others), _flat_products(again.right, others.right), again, others)  # (m, K, L)
+    else:
+        found = torch.einsum("koi,mloi->mkl", one.dense()[0], others.dense())
+    return found.double().transpose(0, 1)[None]
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------
+# The rules: for one call of a module, the two sides of each of its parameters.  `a` is the module's input, (n, ..., in), `b` the gradients with
+# respect to its output for all K rows, (n, K, ..., out); both float32 or wider.
+
+
+def _positions(x: Tensor, lead: int) -> Tensor:
+    """Everything between the leading axes and the last one becomes a single axis of positions."""
+    return x.reshape(*x.shape[:lead], -1, x.shape[-1])
+
+
+def _bias(b: Tensor) -> Outer:
+    b = b.sum(2, keepdim=True)
+    return Outer(b, b.new_ones(1, 1, 1, 1).expand(b.shape[0], 1, 1, 1))
+
+
+def _linear(module: nn.Linear, a: Tensor, b: Tensor) -> dict[str, Use]:
+    b = _positions(b, 2)
+    return {"weight": Outer(b, _positions(a, 1)[:, None]), "bias": _bias(b)}
+
+
+def _conv1d(module: nn.Module, a: Tensor, b: Tensor) -> dict[str, Use]:
+    # GPT-2's "Conv1D" is a linear layer that keeps its weight transposed: (in, out).
+    b = _positions(b, 2)
+    return {"weight": Outer(_positions(a, 1)[:, None], b), "bias": _bias(b)}
+
+
+def _embedding(module: nn.Embedding, a: Tensor, b: Tensor) -> dict[str, Use]:
+    ids, b = a.reshape(a.shape[0], 1, -1).expand(b.shape[0], 1, -1), _positions(b, 2)
+    if module.padding_idx is not None:  # autograd gives that row of the table no gradient
+        b = b * (ids != module.padding_idx)[..., None]
+    return {"weight": Outer(ids, b, rows=module.num_embeddings)}
+
+
+def _layer_norm(module: nn.LayerNorm, a: Tensor, b: Tensor) -> dict[str, Use]:
+    normal = nnf.layer_norm(a, module.normalized_shape, eps=module.eps)
+    b = _positions(b, 2)
+    return {"weight": _bias(b * _positions(normal, 1)[:, None]), "bias": _bias(b)}
+
+
+def _rms_norm(module: nn.Module, a: Tensor, b: Tensor) -> dict[str, Use]:
+    # Under different names the same layer: x / √(mean x² + ε), scaled by w or by 1 + w.
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    eps = torch.finfo(a.dtype).eps if eps is None else eps
+    normal = a * torch.rsqrt(a.square().mean(-1, keepdim=True) + eps)
+    b = _positions(b, 2)
+    return {"weight": _bias(b * _positions(normal, 1)[:, None])}
+
+
+def _conv2d(module: nn.Conv2d, a: Tensor, b: Tensor) -> dict[str, Use]:
+    several = a.ndim == 5  # images to an example: (n, images, channels, height, width)
+    patches = nnf.unfold(a.flatten(0, 1) if several else a, module.kernel_size, module.dilation, module.padding, module.stride)
+    patches = patches.transpose(1, 2).reshape(len(a), -1, patches.shape[1])  # (n, T, in*kh*kw)
+    b = b.transpose(2, 3) if several else b  # the channels before all positions
+    b = b.flatten(3).transpose(2, 3)  # (n, K, T, out)
+    return {"weight": Outer(b, patches[:, None]), "bias": _bias(b)}
+
+
+Rule = Callable[[Any, Tensor, Tensor], dict[str, Use]]
+
+
+def rule_for(module: nn.Module) -> Rule | None:
+    """The formula for a module, by class name, so that no optional library is imported to know its layers; None where there is none."""
+    name = type(module).__name__
+    if name in {"Linear", "NonDynamicallyQuantizableLinear"}:
+        return _linear
+    if name == "Conv1D":
+        return _conv1d
+    if name == "Embedding" and getattr(module, "max_norm", None) is None and not getattr(module, "scale_grad_by_freq", False):
+        return _embedding
+    if name == "LayerNorm" and len(getattr(module, "normalized_shape", ())) == 1:
+        return _layer_norm
+    if name.endswith("RMSNorm") or name == "T5LayerNorm":
+        own = {own for own, _ in module.named_parameters(recurse=False)}
+        return _rms_norm if own == {"weight"} else None
+    if isinstance(module, nn.Conv2d) and name == "Conv2d":
+        plain = module.groups == 1 and not isinstance(module.padding, str) and module.padding_mode == "zeros"
+        return _conv2d if plain else None
+    return None

@@ -1,0 +1,1 @@
+"""Files of other programs: what they wrote is read, what they read is written."""
