@@ -32,7 +32,8 @@ def write_folder(
 ) -> Path:
     """Writes ``path`` as a folder of this project; an older one of the same kind is replaced only when the new one lies on disk complete.
 
-    ``mapped`` arrays get files of their own and are never copied whole; a :class:`~pathlib.Path` names a file that :func:`allocate` made, which is moved.
+    ``mapped`` arrays get files of their own and are never copied whole; a :class:`~pathlib.Path` names a file that :func:`allocate` made, which is
+    moved.
 
     Raises
     ------
@@ -114,8 +115,8 @@ MAPPED = ".array.safetensors"
 def allocate(path: Path, shape: tuple[int, ...], dtype: Any = np.float32) -> np.memmap:
     """A safetensors file of one array of zeros, mapped for writing.
 
-    The library writes arrays that are whole in memory, twice at that; a result may be larger than the memory.  The format is eight bytes of length, a JSON
-    header, and the numbers.
+    The library writes arrays that are whole in memory, twice at that; a result may be larger than the memory.  The format is eight bytes of length,
+    a JSON header, and the numbers.
 
     Raises
     ------

@@ -54,7 +54,8 @@ class Factorisation(TransformerMixin, BaseEstimator):
     example_explained_ : (n,) share of each unit-norm Fisher that its components explain.
     n_iter_, losses_ : iterations of the kept start, and its loss after each.
     restart_losses_ : final loss of every start.
-    examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an array.
+    examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an
+        array.
     subject : the live model with its examples, or None (see :meth:`attach`).
     labels : names given to components by a person, by number.
     profiles : portraits of components computed so far, by number (:func:`npeff_nb.explain.profile.profile`).

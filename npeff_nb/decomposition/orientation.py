@@ -6,9 +6,9 @@ p = softmax(z),
     KL(perturbed ‖ original) = ½ s² κ₂ + ⅓ s³ κ₃ + …,      κ_m = Σ_y p_y (δ_y − Σ_l p_l δ_l)^m.
 
 A confident prediction is skewed: the side on which an unlikely class rises changes it by far the most.  Both cumulants come from what the
-factorisation has already, since p ∘ (δ − Σ p δ) = (diag p − p pᵀ) δ = Σ_k row_k ⟨a_k, h⟩ (:mod:`npeff_nb.fisher.factors`).  Independent labels add up,
-κ₂ = Σ_l p_l (1 − p_l) δ_l² and κ₃ = Σ_l p_l (1 − p_l)(1 − 2 p_l) δ_l³.  A single gradient (an empirical Fisher) needs none of this: + is the side on which
-its label becomes likelier.
+factorisation has already, since p ∘ (δ − Σ p δ) = (diag p − p pᵀ) δ = Σ_k row_k ⟨a_k, h⟩ (:mod:`npeff_nb.fisher.factors`).  Independent labels add
+up, κ₂ = Σ_l p_l (1 − p_l) δ_l² and κ₃ = Σ_l p_l (1 − p_l)(1 − 2 p_l) δ_l³.  A single gradient (an empirical
+Fisher) needs none of this: + is the side on which its label becomes likelier.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ def pull_back(subject: Subject, names: list[str], rows: np.ndarray, weights: np.
 
     Parameters
     ----------
-    rows : (m,) examples; weights : (m, k); logits : (m, c) of the extraction, so that these are the very rows that were decomposed, signs and order of
-        classes included.
+    rows : (m,) examples; weights : (m, k); logits : (m, c) of the extraction, so that these are the very rows that were decomposed, signs and order
+        of classes included.
     """
     model = subject.model
     check_ready(model)

@@ -99,8 +99,8 @@ class EditSets:
 def edit_sets(coefficients: np.ndarray, n_top: int, n_baseline: int, seed: int = 0, eligible: np.ndarray | None = None) -> EditSets:
     """Top ``n_top`` users by coefficient (n,), and ``n_baseline`` drawn at random from everything else: the two never overlap.
 
-    The baseline may contain lesser users of the component: it stands for the data, not for the component's absence.  Examples outside ``eligible`` (n,)
-    (without a Fisher, because their numbers are not finite, say) are in neither.
+    The baseline may contain lesser users of the component: it stands for the data, not for the component's absence.  Examples outside ``eligible``
+    (n,) (without a Fisher, because their numbers are not finite, say) are in neither.
     """
     order = np.argsort(-coefficients, kind="stable")
     users = order[coefficients[order] > 0]

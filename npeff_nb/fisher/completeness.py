@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,8 @@ def made_ready(subject: Subject, tape: Tape, names: list[str], quiet: bool = Fal
             missed = _missed(subject, tape, row, names, exact, scale)
             if not missed:
                 break
-            if not all([tape.widen(name) for name in missed]):
+            widened = [tape.widen(name) for name in missed]
+            if not all(widened):
                 raise UnsupportedModule(
                     f"the gradient of parameter {missed[0]!r} cannot be followed through the model: leave it out with parameters=[...]"
                 )
@@ -51,13 +53,13 @@ def made_ready(subject: Subject, tape: Tape, names: list[str], quiet: bool = Fal
         warnings.warn(f"no formula for {kinds}: these modules are run again for every example, slower and as exact", stacklevel=4)
 
 
-def _learn(subject: Subject, tape: Tape, row: list[int]) -> None:
-    tape.learn(lambda: subject.raw_logits(row), lambda: subject.raw_logits([*row, *row]))  # type: ignore[arg-type]
+def _learn(subject: Subject, tape: Tape, row: np.ndarray) -> None:
+    tape.learn(lambda: subject.raw_logits(row), lambda: subject.raw_logits(np.concatenate([row, row])))
 
 
-def _asked(subject: Subject, row: list[int]) -> bool:
+def _asked(subject: Subject, row: np.ndarray) -> bool:
     with torch.enable_grad():
-        z = subject.raw_logits(row)  # type: ignore[arg-type]
+        z = subject.raw_logits(row)
     return z.ndim == 2 and bool(torch.isfinite(z).all()) and z.shape[1] >= (1 if subject.recipe.family == "bernoulli" else 2)
 
 
@@ -67,7 +69,7 @@ def _weights(z: Tensor) -> Tensor:
     return v - v.mean() if z.shape[1] > 1 else v
 
 
-def _by_autograd(subject: Subject, row: list[int], names: list[str]) -> dict[str, Tensor | None]:
+def _by_autograd(subject: Subject, row: np.ndarray, names: list[str]) -> dict[str, Tensor | None]:
     there = dict(subject.model.named_parameters())
     asked = [p.requires_grad for p in subject.model.parameters()]
     try:
@@ -76,7 +78,7 @@ def _by_autograd(subject: Subject, row: list[int], names: list[str]) -> dict[str
         for name in names:
             there[name].requires_grad_(True)
         with torch.enable_grad():
-            z = subject.raw_logits(row)  # type: ignore[arg-type]
+            z = subject.raw_logits(row)
             if not z.requires_grad:
                 return dict.fromkeys(names)
             found = torch.autograd.grad((z[0] * _weights(z)).sum(), [there[name] for name in names], allow_unused=True)
@@ -86,10 +88,10 @@ def _by_autograd(subject: Subject, row: list[int], names: list[str]) -> dict[str
     return {name: None if g is None else g.float() for name, g in zip(names, found, strict=True)}
 
 
-def _missed(subject: Subject, tape: Tape, row: list[int], names: list[str], exact: dict[str, Tensor | None], scale: float) -> list[str]:
+def _missed(subject: Subject, tape: Tape, row: np.ndarray, names: list[str], exact: dict[str, Tensor | None], scale: float) -> list[str]:
     """Parameters whose gradient on the tape is not autograd's."""
     with tape.recording(1):
-        z = subject.raw_logits(row)  # type: ignore[arg-type]
+        z = subject.raw_logits(row)
     if not z.requires_grad:
         return []
     found = {}

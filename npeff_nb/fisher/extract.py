@@ -64,16 +64,18 @@ def extract_fishers(
 
     Parameters
     ----------
-    model : a Hugging Face model, or any ``torch.nn.Module`` with ``logits=``.  It stays where and as it is, bit for bit, also after an error or Ctrl-C.
+    model : a Hugging Face model, or any ``torch.nn.Module`` with ``logits=``.  It stays where and as it is, bit for bit, also after an error or
+        Ctrl-C.
     tokenizer : of the model, or its image processor; not needed with ``inputs=``.
-    examples : list of texts, DataFrame or ``datasets.Dataset`` with a column ``text`` (and ``text_pair``; ``image`` for images); other columns are kept.
+    examples : list of texts, DataFrame or ``datasets.Dataset`` with a column ``text`` (and ``text_pair``; ``image`` for images); other columns are
+        kept.
     output : what the model is asked to predict (:mod:`npeff_nb.fisher.outputs`): label words, the next token, ...; by default what it was made for.
     fisher : ``"true"``; ``"empirical"``, the gradient for the gold label in column ``label`` alone; ``"predicted"``, for the predicted label alone.
-    classes : of a prediction over many: ``"all"``; how many of the likeliest to keep apart; the least probability to keep; :class:`Sampled` for an unbiased
-        estimate; ``"auto"`` is all up to 33, else 8.  :meth:`PEFs.to_frame` says what share of each Fisher's trace that retains.
+    classes : of a prediction over many: ``"all"``; how many of the likeliest to keep apart; the least probability to keep; :class:`Sampled` for an
+        unbiased estimate; ``"auto"`` is all up to 33, else 8.  :meth:`PEFs.to_frame` says what share of each Fisher's trace that retains.
     rank : rows an example after rotation onto its own principal axes, or the share of its trace that they carry.
-    features : where gradients are kept (:mod:`npeff_nb.fisher.features`): ``"dense"``, ``"sketch"``, ``"reduced"``, ``"gram"``, ``"topk"``, or ``"auto"``, by
-        predicted cost; ``facts["features_why"]`` says why.
+    features : where gradients are kept (:mod:`npeff_nb.fisher.features`): ``"dense"``, ``"sketch"``, ``"reduced"``, ``"gram"``, ``"topk"``, or
+        ``"auto"``, by predicted cost; ``facts["features_why"]`` says why.
     budget : width of the sketch before its principal components, landmark rows of the reduction, or entries an example of topk.
     parameters, scale : which take part, and factors on the gradients of some (:func:`~npeff_nb.fisher.parameters.choose_parameters`).
     diagonal : also the data set's diagonal Fisher; a number also keeps so many largest entries of each example's own.
@@ -111,7 +113,7 @@ def extract_fishers(
     k = recipe.n_rows(c)
     size = Size(len(batches), k, float(batches.lengths.mean()))
     feature_map = FeatureMap.choose(features, chosen, seed, size, budget) if like is None else _map_like(like)
-    facts = {
+    facts: dict[str, Any] = {
         "model": str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__),
         "fingerprints": provenance.fingerprints(model),
         "tokenizer": provenance.tokenizer_facts(tokenizer),
@@ -182,8 +184,8 @@ def parameter_energy(model: nn.Module, tokenizer: Any = None, examples: Any = No
         table = as_table(examples)
         examples = table.iloc[np.sort(rng.permutation(len(table))[:sample])]
     # The smallest sketch there is: only the exact traces are looked at.
-    options = {"progress": False, "parameters": "all"} | options
-    return extract_fishers(model, tokenizer, examples, features="sketch", budget=1, **options).parameter_energy()
+    asked: dict[str, Any] = {"progress": False, "parameters": "all", "features": "sketch", "budget": 1} | options
+    return extract_fishers(model, tokenizer, examples, **asked).parameter_energy()
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the question
@@ -257,7 +259,8 @@ def _gold(table: pd.DataFrame, names: list[str], c: int, recipe: Recipe, tokeniz
         if isinstance(value, (int, np.integer, float)) and value == value and 0 <= int(value) < c and int(value) == value:
             return int(value)
         raise ValueError(
-            f"row {row} has the label {value!r}, which is none of the model's {c} classes ({', '.join(names[:8]) or 'tokens'}), nor a number below {c}"
+            f"row {row} has the label {value!r}, which is none of the model's {c} classes ({', '.join(names[:8]) or 'tokens'}), "
+            f"nor a number below {c}"
         )
 
     if recipe.family == "categorical":
@@ -265,7 +268,7 @@ def _gold(table: pd.DataFrame, names: list[str], c: int, recipe: Recipe, tokeniz
     found = np.zeros((len(values), c), dtype=np.int32)
     for row, value in enumerate(values):
         several = list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
-        if len(several) == c and set(several) <= {0, 1, 0.0, 1.0, True, False}:
+        if len(several) == c and set(several) <= {0, 1}:
             found[row] = np.asarray(several, dtype=np.int32)
         else:
             found[row, [one(v, row) for v in several]] = 1

@@ -127,7 +127,7 @@ class Recipe:
         return cls(**facts)
 
     def for_classes(self, classes: str | float | Sampled, c: int) -> Recipe:
-        """This recipe with ``classes=`` of the extraction applied to a prediction over c classes.
+        """The recipe with ``classes=`` of the extraction applied to a prediction over c classes.
 
         Raises
         ------

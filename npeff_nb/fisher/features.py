@@ -14,8 +14,8 @@ Only inner products of rows matter to the decomposition, so a row may be kept in
 ``gram``
     the same with the rows of *all* examples and every direction they span: exact inner products, no gradient kept.
 ``topk``
-    the K largest entries of each example's factor, as the paper keeps them (:mod:`npeff_nb.fisher.sparse`), in coordinates with exactly the same inner
-    products.
+    the K largest entries of each example's factor, as the paper keeps them (:mod:`npeff_nb.fisher.sparse`), in coordinates with exactly the same
+    inner products.
 """
 
 from __future__ import annotations
@@ -233,4 +233,4 @@ def principal_basis(rows: Tensor, limit: int = KEPT_FEATURES, energy: float = KE
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     """How the rules of :mod:`npeff_nb.fisher.gradients` see a parameter: (out, everything else); a vector is (out, 1)."""
-    return (shape[0], int(np.prod(shape[1:], dtype=int)))
+    return (shape[0], int(np.prod(shape[1:], dtype=int))) if shape else (1, 1)

@@ -279,8 +279,8 @@ class Tape:
         backwards: list[list[Tensor | None]] = [[] for _ in edges]
         for k in range(rows):
             found = torch.autograd.grad(logits, edges, cotangents[:, k], retain_graph=k + 1 < rows, allow_unused=True)
-            for kept, gradient in zip(backwards, found, strict=True):
-                kept.append(gradient)
+            for of_edge, gradient in zip(backwards, found, strict=True):
+                of_edge.append(gradient)
         at = iter(backwards)
         waiting = [(call, [next(at) for _ in call.edges]) for call in self._calls]
         self._calls = []
@@ -317,13 +317,8 @@ class Tape:
         n, module = self._n, call.module
         parameters = {own: module.get_parameter(own).detach() for own in call.names}
         rows = max(len(k) for k in kept)
-        b = []
-        for gradients, per in zip(kept, call.rows_out, strict=True):
-            if gradients[0] is None:
-                b.append(None)
-            else:
-                b.append(torch.stack([_by_example(g, n, per) for g in gradients if g is not None], 1))
-        used = [j for j, value in enumerate(b) if value is not None]
+        used = [j for j, gradients in enumerate(kept) if gradients[0] is not None]
+        wanted = [torch.stack([_by_example(g, n, call.rows_out[j]) for g in kept[j] if g is not None], 1) for j in used]
         tensors = [_by_example(t, n, per) if per else t for t, per in zip(call.given, call.per_example, strict=True)]
         batched = [bool(per) for per in call.per_example]
         alone = [per == 0 or t.ndim == 0 for t, per in zip(call.given, call.per_example, strict=True)]
@@ -338,11 +333,10 @@ class Tape:
             return [found[j] for j in used]
 
         def pulled(of_one: list[Tensor], cotangents: list[Tensor]) -> dict[str, Tensor]:
-            made, pull = torch.func.vjp(lambda w: run(w, of_one), parameters)
+            made, pull = torch.func.vjp(lambda w: run(w, of_one), parameters)[:2]
             shaped = [c.reshape(c.shape[0], *m.shape) for c, m in zip(cotangents, made, strict=True)]
             return torch.func.vmap(lambda *c: pull(list(c))[0])(*shaped)
 
-        wanted = [b[j] for j in used]
         try:
             with torch.no_grad():
                 found = torch.func.vmap(pulled, in_dims=([0 if x else None for x in batched], [0] * len(used)))(tensors, wanted)

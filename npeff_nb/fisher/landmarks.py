@@ -1,8 +1,8 @@
 """Coordinates from inner products with some rows: a certified orthonormal reduction that never writes a long row down twice.
 
-For landmark rows R (L, p) of some examples, with Gram G = R Rᵀ = V Λ Vᵀ, the directions Q = Λ^-½ Vᵀ R are orthonormal, and a row a has the coordinates
-Q a = Λ^-½ Vᵀ (R a).  So all that is asked of a new row are its inner products with the landmarks, layer by layer, and those are exact.  With every
-row a landmark, nothing is lost; with fewer, what a row has outside the span is known from its length, ‖a‖² − ‖Q a‖².
+For landmark rows R (L, p) of some examples, with Gram G = R Rᵀ = V Λ Vᵀ, the directions Q = Λ^-½ Vᵀ R are orthonormal, and a row a has the
+coordinates Q a = Λ^-½ Vᵀ (R a).  So all that is asked of a new row are its inner products with the landmarks, layer by layer, and
+those are exact.  With every row a landmark, nothing is lost; with fewer, what a row has outside the span is known from its length, ‖a‖² − ‖Q a‖².
 
 The best directions for unit-norm Fishers are the leading ones of the landmarks' rows scaled to unit-norm Fishers (Nyström's method).
 """
@@ -55,10 +55,9 @@ def record(subject: Subject, chosen: dict[str, np.ndarray], where: np.ndarray) -
 
 def subject_of(subject: Subject, landmarks: dict[str, np.ndarray]) -> Subject:
     """The landmark examples as a subject of their own, from what :func:`record` kept."""
-    inputs: dict[str, Tensor] | Tensor = {k.removeprefix("input."): torch.from_numpy(v) for k, v in landmarks.items() if k.startswith("input.")}
-    assert isinstance(inputs, dict)
+    inputs = {k.removeprefix("input."): torch.from_numpy(v) for k, v in landmarks.items() if k.startswith("input.")}
     longest = max((value.shape[1] for value in inputs.values() if value.ndim > 1), default=1)
-    batches = ReadyBatches(inputs[""] if "" in inputs else inputs, max(1, subject.batches.positions // longest))
+    batches = ReadyBatches(inputs.get("", inputs), max(1, subject.batches.positions // longest))
     choices = {key.removeprefix("chosen."): value for key, value in landmarks.items() if key.startswith("chosen.")}
     return Subject(subject.model, batches, subject.output, subject.recipe, subject.tokenizer, choices)
 
@@ -83,8 +82,8 @@ def gather(subject: Subject, tape: Tape, feature_map: FeatureMap, scales: dict[s
                 held[name].append(thin)
         if 4 * numbers > HELD_BYTES:
             raise MemoryError(
-                f"the gradients of {examples} of {len(own.batches)} landmark examples take {4 * numbers / 2**30:.1f} GB, more than the {HELD_BYTES / 2**30:g} GB "
-                "they may: give a smaller budget= (landmark rows), or take features='sketch'"
+                f"the gradients of {examples} of {len(own.batches)} landmark examples take {4 * numbers / 2**30:.1f} GB, more than the "
+                f"{HELD_BYTES / 2**30:g} GB they may: give a smaller budget= (landmark rows), or take features='sketch'"
             )
     # A parameter that no landmark uses has no inner products; one that only some use would have them in the wrong places.
     held = {name: chunks for name, chunks in held.items() if chunks}
@@ -97,10 +96,10 @@ def gather(subject: Subject, tape: Tape, feature_map: FeatureMap, scales: dict[s
 def mixed(landmarks: Landmarks, exact: bool) -> np.ndarray:
     """The mix M (L, d) float64 with coordinates = inner products · M; ``exact`` keeps every direction that is not rounding."""
     size, k = landmarks.rows, landmarks.per_example
-    gram = torch.zeros(size, size, dtype=torch.float64)
+    total = torch.zeros(size, size, dtype=torch.float64)
     for name, chunks in landmarks.uses.items():
-        gram += torch.cat([landmarks.products(name, chunk) for chunk in chunks]).cpu()
-    gram = ((gram + gram.T) / 2).numpy()
+        total += torch.cat([landmarks.products(name, chunk) for chunk in chunks]).cpu()
+    gram = ((total + total.T) / 2).numpy()
     own = np.stack([gram[at : at + k, at : at + k] for at in range(0, size, k)])
     norms = np.sqrt((own**2).sum((1, 2)))
     unit = np.repeat(1 / np.sqrt(np.where(norms > 0, norms, 1.0)), k)

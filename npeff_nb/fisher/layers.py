@@ -165,12 +165,12 @@ def small_grams(uses: list[Use]) -> Tensor:
     ⟨Σ_t l_kt r_tᵀ, Σ_s l_ls r_sᵀ⟩ = Σ_t l_kt · Σ_s (r_t·r_s) l_ls where the right side is shared by the rows (a linear layer's input is): with few
     positions this costs far less than the gradient itself; with many the gradients are formed, whichever is cheaper.
     """
-    if len(uses) == 1 and isinstance(uses[0], Outer):
-        return _gram(uses[0])
-    if any(isinstance(use, Whole) for use in uses):
-        rows = torch.stack([use.dense() for use in uses]).sum(0).flatten(2)
-        return rows @ rows.transpose(1, 2)
-    return torch.stack([_inner(_left_products(a, b), _flat_products(a.right, b.right), a, b) for a in uses for b in uses]).sum(0)  # type: ignore[arg-type]
+    thin = [use for use in uses if isinstance(use, Outer)]
+    if len(thin) < len(uses):
+        return _of_rows(torch.stack([use.dense() for use in uses]).sum(0))
+    if len(thin) == 1:
+        return _gram(thin[0])
+    return torch.stack([_inner(_left_products(a, b), _flat_products(a.right, b.right), a, b) for a in thin for b in thin]).sum(0)
 
 
 def _gram(use: Outer) -> Tensor:
@@ -229,8 +229,8 @@ def _inner(left: Tensor, right: Tensor, a: Outer, b: Outer) -> Tensor:
 def cross_grams(some: list[Use], others: list[Use]) -> Tensor:
     """Exact inner products of every row of ``some`` (n examples) with every row of ``others`` (m examples): (n·K, m·L), float64.
 
-    By written-out gradients, whose product over all pairs is the cheapest from few tokens on, a slab of examples at a time; a looked-up table of thousands
-    of rows goes pair by pair of positions instead.
+    By written-out gradients, whose product over all pairs is the cheapest from few tokens on, a slab of examples at a time; a looked-up table of
+    thousands of rows goes pair by pair of positions instead.
     """
     if any(isinstance(use, Outer) and use.rows is not None for use in (*some, *others)):
         parts = [torch.cat([_pairs(a.take(slice(i, i + 1)), b) for i in range(a.shape[0])]) for a in some for b in others]
@@ -313,7 +313,7 @@ def _rms_norm(module: nn.Module, a: Tensor, b: Tensor) -> dict[str, Use]:
 
 def _conv2d(module: nn.Conv2d, a: Tensor, b: Tensor) -> dict[str, Use]:
     several = a.ndim == 5  # images to an example: (n, images, channels, height, width)
-    patches = nnf.unfold(a.flatten(0, 1) if several else a, module.kernel_size, module.dilation, module.padding, module.stride)
+    patches = nnf.unfold(a.flatten(0, 1) if several else a, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
     patches = patches.transpose(1, 2).reshape(len(a), -1, patches.shape[1])  # (n, T, in*kh*kw)
     b = b.transpose(2, 3) if several else b  # the channels before all positions
     b = b.flatten(3).transpose(2, 3)  # (n, K, T, out)

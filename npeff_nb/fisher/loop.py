@@ -1,9 +1,9 @@
 """The loop over the examples: batches into shards, shards onto a shelf, the shelf into one result.
 
-The examples are cut into shards before anything is computed, and a shard depends on nothing but its own examples and the coordinates; so it does not matter
-who computes it, in what order, or after how many interruptions.  A sketch's coordinates are not known at first: a random first part of the examples is then
-kept unreduced, the principal directions are found on it, and everything after is reduced as it comes.  Memory does not grow with n beyond the result, and a
-result on disk is put together there.
+The examples are cut into shards before anything is computed, and a shard depends on nothing but its own examples and the coordinates; so it does
+not matter who computes it, in what order, or after how many interruptions.  A sketch's coordinates are not known at first: a random first part of
+the examples is then kept unreduced, the principal directions are found on it, and everything after is reduced as it comes.  Memory does not grow
+with n beyond the result, and a result on disk is put together there.
 """
 
 from __future__ import annotations
@@ -191,9 +191,9 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, she
         if known is None:
             if isinstance(shelf, Folder):
                 for name, _ in shards:
-                    arrays = shelf.get(name.replace("shard", "pilot"))
-                    assert arrays is not None, "every shard of the first part is there"
-                    hold(arrays)
+                    unreduced = shelf.get(name.replace("shard", "pilot"))
+                    assert unreduced is not None, "every shard of the first part is there"
+                    hold(unreduced)
             assert held is not None, "the first part is never empty"
             # Each example's Fisher counts as one of unit norm. Scaled in place and back: a copy would double the peak.
             unit = torch.from_numpy(np.sqrt(np.where(norms > 0, norms, 1.0))).float()[:, None, None]
@@ -205,9 +205,9 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, she
         for name, _ in shards:
             raw = name.replace("shard", "pilot")
             if shelf.get(name) is None:
-                arrays = shelf.get(raw)
-                assert arrays is not None, "a shard of the first part is there reduced or unreduced"
-                shelf.put(name, _reduce_shard(worker, arrays, held, rows))
+                waiting = shelf.get(raw)
+                assert waiting is not None, "a shard of the first part is there reduced or unreduced"
+                shelf.put(name, _reduce_shard(worker, waiting, held, rows))
             shelf.drop(raw)
     workers.wait()
     if not workers.leads:
@@ -281,7 +281,10 @@ def _together(n: int, names: list[str], shelf: Memory | Folder, measure: Measure
 
 
 def positions_a_batch(subject: Subject, tape: Tape, measure: Measure) -> int:
-    """Positions (tokens, padding included) of a batch: as many as keep the tape small, and on an accelerator as many as still make it faster, by trying."""
+    """Positions (tokens, padding included) of a batch: as many as keep the tape small.
+
+    On an accelerator it is doubled, by trying, as long as that makes it faster.
+    """
     wide = sum(i + measure.k * o for o, i in measure.feature_map.shapes)
     most = max(1, TAPE_BYTES // (4 * wide))
     if subject.device.type == "cpu":  # throughput is flat from a few hundred positions on

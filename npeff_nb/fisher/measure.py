@@ -103,8 +103,8 @@ class Measure:
         if bad.any():
             if not self.mask_bad:
                 raise ValueError(
-                    f"gradients are not finite for {int(bad.sum())} of {b} examples in one batch, the first being row {int(batch[bad.argmax()])}, although its "
-                    "logits are: check the model's weights, run it in float32, or leave such examples out with on_nan='mask'"
+                    f"gradients are not finite for {int(bad.sum())} of {b} examples in one batch, the first being row {int(batch[bad.argmax()])}, "
+                    "although its logits are: check the model's weights, run it in float32, or leave such examples out with on_nan='mask'"
                 )
             for tensor in (features, grams, logits):
                 tensor[torch.from_numpy(bad)] = 0

@@ -7,7 +7,7 @@ One class here is one way of asking: it turns a table of examples into batches a
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,7 +51,7 @@ class Output:
 
     def facts(self) -> dict[str, Any]:
         """Kind and settings, as plain values."""
-        settings = asdict(self) if hasattr(self, "__dataclass_fields__") else {}
+        settings: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
         return {"kind": type(self).__name__, **settings}
 
 
@@ -86,14 +86,17 @@ class MultiLabel(SequenceClasses):
 
 @dataclass(frozen=True)
 class ImageClasses(SequenceClasses):
-    """One of c classes for an image.  ``examples`` has a column ``image`` (arrays or PIL images), or is a list of images; ``tokenizer`` is the processor."""
+    """One of c classes for an image.
+
+    ``examples`` has a column ``image`` (arrays or PIL images), or is a list of images; ``tokenizer`` is the processor.
+    """
 
     def prepare(self, model: nn.Module, tokenizer: Any, examples: Any, batch_size: int | None, quiet: bool = False) -> tuple[Batches, pd.DataFrame]:
         table = as_table(examples).rename(columns={"text": "image"}) if not isinstance(examples, pd.DataFrame) else as_table(examples)
         if "image" not in table.columns or not len(table):
             raise ValueError(
-                f"examples has {len(table)} rows and the columns {', '.join(map(repr, table.columns)) or 'none'}: an image classifier needs images, in a "
-                "column 'image' or as a list"
+                f"examples has {len(table)} rows and the columns {', '.join(map(repr, table.columns)) or 'none'}: an image classifier needs "
+                "images, in a column 'image' or as a list"
             )
         # Pictures stay out of the table that is saved: it is JSON.
         return ImageBatches(tokenizer, table["image"].tolist(), batch_size), table.drop(columns="image")
@@ -120,7 +123,7 @@ class TokenClasses(Output):
             found = tokenizer(text, truncation=True, max_length=len(encoded["input_ids"][i]), return_offsets_mapping=True, verbose=False)
             words = found.word_ids(0)
             firsts = [at for at, word in enumerate(words) if word is not None and word != (words[at - 1] if at else None)]
-            labels = table["label"].iloc[i] if "label" in table.columns else None
+            labels: Any = table["label"].iloc[i] if "label" in table.columns else None
             spread = isinstance(labels, (list, tuple, np.ndarray)) and len(labels) >= len(firsts)
             for number, at in enumerate(firsts):
                 last = max(j for j, word in enumerate(words) if word == words[at])
@@ -142,8 +145,8 @@ class TokenClasses(Output):
 class NextToken(Output):
     """The next token after a text, over the whole vocabulary of a causal language model (or the first token of an encoder–decoder's answer).
 
-    ``positions="every"`` makes every position of a text an example: the table repeats the text and adds ``position``, ``token`` (the last one read) and
-    ``next_token`` (the one that really follows).  A causal model sees nothing to the right of a position, so each is read off the text cut there.
+    ``positions="every"`` makes every position of a text an example: the table repeats the text and adds ``position``, ``token`` (the last one read)
+    and ``next_token`` (the one that really follows).  A causal model sees nothing to the right of a position, so each is read off the text cut there.
     """
 
     positions: str = "last"
@@ -208,12 +211,12 @@ class LabelWords(Output):
 
     Parameters
     ----------
-    words : the classes' words, or class name -> word.  A causal or encoder–decoder model may be given sequences of several tokens: then a class's logit
-        is the log-probability of its sequence, Σ_t log p(w_t | prompt, w_<t).  A masked model takes words of one token.
+    words : the classes' words, or class name -> word.  A causal or encoder–decoder model may be given sequences of several tokens: then a class's
+        logit is the log-probability of its sequence, Σ_t log p(w_t | prompt, w_<t).  A masked model takes words of one token.
     template : the prompt, with ``{text}`` (or any other column) in its place and, for a masked model, ``{mask}``.
 
-    The classes' probabilities are those of the words among each other.  A word continues the prompt after one space, written or not.  The table gets the
-    column ``prompt``.
+    The classes' probabilities are those of the words among each other.  A word continues the prompt after one space, written or not.  The table
+    gets the column ``prompt``.
     """
 
     words: tuple[str, ...] | list[str] | dict[str, str]
@@ -282,7 +285,8 @@ class LabelWords(Output):
             return self.template.format_map({str(key): value for key, value in fields.items()})
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
-                f"template={self.template!r} cannot be filled ({error}); it may use {', '.join('{' + str(k) + '}' for k in fields)} and doubled braces for others"
+                f"template={self.template!r} cannot be filled ({error}); it may use {', '.join('{' + str(k) + '}' for k in fields)} "
+                "and doubled braces for others"
             ) from None
 
     @staticmethod
@@ -349,8 +353,8 @@ def output_for(model: nn.Module) -> Output:
     classifier = name.endswith(("ForSequenceClassification", "ForImageClassification", "ForTokenClassification"))
     if problem == "regression" or (classifier and getattr(config, "num_labels", 2) == 1):
         raise ValueError(
-            f"{name} is a regression head ({getattr(config, 'num_labels', 1)} number, no class): a Fisher needs a distribution over at least 2 classes. "
-            "Give logits=, a function (model, batch) -> (n, classes), that turns its numbers into one"
+            f"{name} is a regression head ({getattr(config, 'num_labels', 1)} number, no class): a Fisher needs a distribution over at "
+            "least 2 classes. Give logits=, a function (model, batch) -> (n, classes), that turns its numbers into one"
         )
     if name.endswith("ForTokenClassification"):
         return TokenClasses()
@@ -392,7 +396,7 @@ PRIVATE = {"read_at", "word_ids", "targets", "starts", "words"}
 """What a batch carries for the reading of logits, not for the model."""
 
 
-def run(model: nn.Module, batch: dict[str, Tensor], **more: Any) -> Any:
+def run(model: nn.Module, batch: Any, **more: Any) -> Any:
     """The model's own output; without a cache of keys and values, and with positions that start at the first token that is not padding."""
     if not isinstance(batch, dict):
         return model(batch, **more)
@@ -500,7 +504,7 @@ def _masked_batches(model: nn.Module, tokenizer: Any, texts: list[str], batch_si
     for i, ids in enumerate(encoded["input_ids"]):
         if ids.count(mask) != 1:
             raise ValueError(
-                f"row {i} has {ids.count(mask)} masks ({tokenizer.mask_token}) among the tokens that the model takes: write exactly one in each text, "
-                "or {mask} in a template"
+                f"row {i} has {ids.count(mask)} masks ({tokenizer.mask_token}) among the tokens that the model takes: write exactly one in "
+                "each text, or {mask} in a template"
             )
     return TextBatches(tokenizer, encoded | {"read_at": [ids.index(mask) for ids in encoded["input_ids"]]}, texts, batch_size=batch_size, cut=cut)

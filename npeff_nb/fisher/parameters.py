@@ -34,8 +34,9 @@ _ADAPTER = re.compile(r"(^|\.)(lora_[A-Za-z_]+|adapters?)(\.|$)")
 def describe_parameters(model: nn.Module) -> pd.DataFrame:
     """One row a parameter, tied ones once: ``name``, ``kind``, ``layer`` (or <NA>), ``shape``, ``numel``.
 
-    Kinds: the parts of a transformer layer as in :data:`KINDS`, ``adapter`` (low-rank matrices that PEFT puts beside a layer), ``embedding``, ``norm``,
-    ``bias``, ``head`` (what stands outside a Hugging Face model's base, or else the last module with parameters) and ``weight`` for everything else.
+    Kinds: the parts of a transformer layer as in :data:`KINDS`, ``adapter`` (low-rank matrices that PEFT puts beside a layer), ``embedding``,
+    ``norm``, ``bias``, ``head`` (what stands outside a Hugging Face model's base, or else the last module with parameters) and ``weight`` for
+    everything else.
     """
     owners = {id(p): (path, m) for path, m in reversed(list(model.named_modules())) for p in m.parameters(recurse=False)}
     head = _head_prefixes(model)
@@ -61,10 +62,11 @@ def choose_parameters(model: nn.Module, parameters: str | list[str] = "default",
 
     Parameters
     ----------
-    parameters : ``"default"`` is every weight matrix but the head's and the embeddings' (a model with adapters: the adapters alone); ``"all"`` is every
-        parameter; another string is a pattern on the names (``"*layer.5*"``), one of the kinds or its first word (``"MLP in"``, ``"attention"``), or a range
-        of layers (``"layers 2-5"``); several joined by ``&`` must all hold, ``!`` before one turns it round: ``"attention & layers 0-2 & !*bias"``.  A list
-        holds any of these, of which one must hold.
+    parameters : ``"default"`` is every weight matrix but the head's and the embeddings' (a model with adapters: the adapters alone); ``"all"`` is
+        every parameter; another string is a pattern on the names (``"*layer.5*"``), one of the kinds or its first word (``"MLP in"``,
+        ``"attention"``), or a range of layers (``"layers 2-5"``); several joined by ``&`` must all hold, ``!`` before one turns it round:
+        ``"attention & layers 0-2 & !*bias"``.
+         A list holds any of these, of which one must hold.
     scale : the same strings -> factor on these parameters' gradients; the Fisher is then the one over θ/scale.  Others stay at 1.
 
     Raises

@@ -98,10 +98,11 @@ class PEFs:
     def to_frame(self) -> pd.DataFrame:
         """The examples' table with what extraction found out about each.
 
-        Adds ``prediction``; ``probability`` of it; ``correct``, where the column ``label`` speaks of the model's classes; ``norm`` ‖F_i‖_F; ``trace``;
-        ``kept``, the share of the trace that lies within the features; and, where they say something, ``retained_trace`` (share of the trace over the logits
-        that the kept classes carry), ``retained_rows`` (share of the trace that the kept rows carry), ``sampling_error`` (relative standard error of drawn
-        labels) and ``masked`` (numbers were not finite).  A column of the caller's that has one of these names keeps it.
+        Adds ``prediction``; ``probability`` of it; ``correct``, where the column ``label`` speaks of the model's classes; ``norm`` ‖F_i‖_F;
+        ``trace``; ``kept``, the share of the trace that lies within the features; and, where they say something, ``retained_trace`` (share of the
+        trace over the logits that the kept classes carry), ``retained_rows`` (share of the trace that the kept rows carry), ``sampling_error``
+        (relative standard error of drawn labels) and ``masked`` (numbers were not finite).  A column of the caller's that has one of these names
+        keeps it.
         """
         p = self.probabilities
         found: dict[str, Any] = {"prediction": self.predictions, "probability": p.max(1)}
@@ -212,8 +213,8 @@ class PEFs:
         diagonal = None if any(p.diagonal is None for p in parts) else sum(w * p.diagonal for w, p in zip(weight, parts, strict=True))
         return cls(
             np.concatenate([p.factors for p in parts]), np.concatenate([p.norms for p in parts]), np.concatenate([p.logits for p in parts]),
-            pd.concat([p.examples for p in parts], ignore_index=True), first.parameters.assign(energy=energy), first.classes, first.feature_map, facts,
-            None, join([p.traces for p in parts]), {key: np.concatenate([p.choices[key] for p in parts]) for key in first.choices}, columns,
+            pd.concat([p.examples for p in parts], ignore_index=True), first.parameters.assign(energy=energy), first.classes, first.feature_map,
+            facts, None, join([p.traces for p in parts]), {key: np.concatenate([p.choices[key] for p in parts]) for key in first.choices}, columns,
             diagonal=diagonal,
         )  # fmt: skip
 

@@ -31,8 +31,8 @@ def subject_again(result: Any, model: nn.Module, tokenizer: Any, output: Output 
         if there.get(name) != tuple(shape):
             has = f"has it with shape {there[name]}" if name in there else "does not have it"
             raise ValueError(
-                f"this is not the model that the Fishers were taken from ({result.facts.get('model')}): they are over {name!r} of shape {tuple(shape)}, and "
-                f"the model {has}"
+                f"this is not the model that the Fishers were taken from ({result.facts.get('model')}): they are over {name!r} of shape "
+                f"{tuple(shape)}, and the model {has}"
             )
     if inputs is None and tokenizer is None:
         raise TypeError("attach needs the model's tokenizer (or inputs= for a model without one)")

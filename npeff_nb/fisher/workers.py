@@ -15,7 +15,7 @@ import torch
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among ``number`` of them."""
+    """Which of ``number`` processes we are."""
 
     rank: int = 0
     number: int = 1
