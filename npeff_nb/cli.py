@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from npeff_nb import __version__
 
@@ -26,15 +28,56 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--seed", type=int, default=0, help="of the sample and the starts (default: 0)")
     demo.add_argument("--cache", type=Path, default=None, metavar="DIR", help="keep the Fishers here for the next run")
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
+    demo.set_defaults(run=_demo)
+    _extract_arguments(commands)
     asked = ask.parse_args(argv)
     try:
-        return _demo(asked)
+        return asked.run(asked)
     except KeyboardInterrupt:
         print("interrupted; files that were complete are kept, nothing is half-written", file=sys.stderr)
         return 130
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, MemoryError, NotImplementedError, OSError, TypeError, ValueError) as error:
         print(f"npeff-nb: {error}", file=sys.stderr)
         return 1
+
+
+def _extract_arguments(commands: Any) -> None:
+    extract = commands.add_parser(
+        "extract",
+        help="per-example Fishers of a model on your own texts",
+        description="Extracts per-example Fishers into a folder that nb.load opens. A run that was stopped goes on where it was. "
+        "Several processes share the work: torchrun --nproc-per-node 2 -m npeff_nb extract ...",
+    )
+    say = extract.add_argument
+    say("--model", required=True, metavar="NAME", help="folder of a Hugging Face model, or a name in the local cache")
+    say(
+        "--examples",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="texts: .csv, .tsv, .jsonl, .json, .parquet with a column 'text', or .txt by line",
+    )
+    say("--output", type=Path, required=True, metavar="DIR", help="folder for the Fishers")
+    say("--task", choices=TASKS, help="what the model is asked (default: what it was made for)")
+    say("--words", nargs="+", metavar="WORD", help="label words of a language model: the classes")
+    say("--template", default="{text}", metavar="PROMPT", help="prompt for label words, with {text} in its place (default: the text alone)")
+    say("--fisher", choices=("true", "empirical", "predicted"), default="true", help="which Fisher (default: true)")
+    say("--classes", default="auto", metavar="K", help="auto, all, how many of the likeliest, or the least probability (default: auto)")
+    say("--features", choices=FEATURES, default="auto", help="where gradients are kept (default: auto)")
+    say("--budget", type=_positive, metavar="N", help="width of the sketch, landmark rows, or entries an example")
+    say("--parameters", default="default", metavar="WHICH", help="default, all, a kind, a pattern, layers 2-5; joined by &")
+    say("--diagonal", type=int, nargs="?", const=True, default=False, metavar="K", help="also the diagonal Fisher; K: each example's largest entries")
+    say("--batch-size", type=_positive, metavar="N", help="examples a batch (default: by tokens)")
+    say("--on-nan", choices=("raise", "mask"), default="raise", help="an example whose numbers are not finite (default: raise)")
+    say("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="of the model (default: float32)")
+    say("--device", metavar="DEVICE", help="where the model runs (default: a GPU if there is one)")
+    say("--seed", type=int, default=0, help="of the sketch (default: 0)")
+    say("--quiet", action="store_true", help="no progress bar")
+    extract.set_defaults(run=_extract)
+
+
+FEATURES = ("auto", "dense", "reduced", "sketch", "topk", "gram")
+TASKS = ("sequence-classes", "multi-label", "token-classes", "image-classes", "next-token", "every-token", "masked-token", "label-words")
 
 
 def _demo(asked: argparse.Namespace) -> int:
@@ -67,6 +110,106 @@ def _demo(asked: argparse.Namespace) -> int:
         f"\nOpen   {asked.output / 'report.html'}   (any browser, offline)\nTable  {asked.output / 'components.csv'}"
     )
     return 0
+
+
+def _extract(asked: argparse.Namespace) -> int:
+    import os
+    import warnings
+
+    from npeff_nb.fisher.workers import launched
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    table = _read_table(asked.examples)
+    classes = _number(asked.classes)
+    output = _output(asked)
+    with launched() as workers:
+        import torch
+        import transformers
+
+        from npeff_nb.fisher.extract import extract_fishers
+
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        device = asked.device or (f"cuda:{local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
+        transformers.logging.disable_progress_bar()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(asked.model)
+        model = _model(transformers, asked.model, getattr(torch, asked.dtype)).eval().to(device)
+        # Beside the result, so that the last step is a rename and what was done outlives a kill.
+        work = asked.output.with_name(f".{asked.output.name}.work")
+        pefs = extract_fishers(
+            model, tokenizer, table, output=output, fisher=asked.fisher, classes=classes, features=asked.features, budget=asked.budget,
+            parameters=asked.parameters, diagonal=asked.diagonal, batch_size=asked.batch_size, progress=not asked.quiet, cache=work,
+            on_nan=asked.on_nan, seed=asked.seed,
+        )  # fmt: skip
+        if not workers.leads:
+            return 0
+        pefs.save(asked.output)
+        shutil.rmtree(work, ignore_errors=True)
+    print(repr(pefs))
+    print(pefs.facts["features_why"] if asked.features == "auto" else f"features: {asked.features}")
+    print(pefs.parameter_energy().head(12).round({"share": 4}).to_string(index=False))
+    means = {name: pefs.columns[name].mean() for name in pefs.columns if name != "masked"} if pefs.columns is not None else {}
+    print("; ".join(f"mean {name} {value:.3f}" for name, value in means.items()))
+    print(f"\nOpen   nb.load({str(asked.output)!r})")
+    return 0
+
+
+def _model(transformers: Any, name: str, dtype: Any) -> Any:
+    """The model in the class that its configuration names, so that the head is the one it was saved with."""
+    config = transformers.AutoConfig.from_pretrained(name)
+    kinds = [getattr(transformers, kind, None) for kind in config.architectures or []]
+    if not kinds or kinds[0] is None:
+        raise ValueError(
+            f"{name} does not say what kind of model it is (architectures in its config.json): load it in Python and call nb.extract_fishers"
+        )
+    return kinds[0].from_pretrained(name, dtype=dtype)
+
+
+def _output(asked: argparse.Namespace) -> Any:
+    if asked.words is not None and asked.task not in {None, "label-words"}:
+        raise ValueError(f"--words are the classes of --task label-words, not of {asked.task}")
+    if asked.task == "label-words" and asked.words is None:
+        raise ValueError("--task label-words needs --words")
+    if asked.task is None and asked.words is None:
+        return None
+    from npeff_nb.fisher import outputs
+
+    kinds = {
+        "sequence-classes": outputs.SequenceClasses, "multi-label": outputs.MultiLabel, "token-classes": outputs.TokenClasses,
+        "image-classes": outputs.ImageClasses, "next-token": outputs.NextToken, "masked-token": outputs.MaskedToken,
+    }  # fmt: skip
+    if asked.words is not None:
+        return outputs.LabelWords(tuple(asked.words), asked.template)
+    return outputs.NextToken("every") if asked.task == "every-token" else kinds[asked.task]()
+
+
+def _number(text: str) -> str | float:
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+
+def _read_table(path: Path) -> Any:
+    import pandas as pd
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    kind = path.suffix.lower()
+    if kind == ".txt":
+        return pd.DataFrame({"text": [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]})
+    readers: dict[str, Any] = {
+        ".csv": pd.read_csv,
+        ".tsv": lambda p: pd.read_csv(p, sep="\t"),
+        ".jsonl": lambda p: pd.read_json(p, lines=True),
+        ".json": pd.read_json,
+        ".parquet": pd.read_parquet,
+    }
+    if kind not in readers:
+        raise ValueError(f"{path}: tables are read from {', '.join(readers)} and .txt")
+    return readers[kind](path)
 
 
 def _print_table(path: Path) -> None:

@@ -387,7 +387,8 @@ def _as_pefs(
         columns["sampling_error"] = each["sampling_error"]
     if bad.any():
         columns["masked"] = bad
-    facts = facts | {"energy_kept": float(sums["kept"] / sums["there"]) if sums["there"] else 1.0, "unused_parameters": unused}
+    kept, there = float(sums["kept"].sum()), float(sums["there"].sum())
+    facts = facts | {"energy_kept": kept / there if there else 1.0, "unused_parameters": unused}
     if feature_map.kind in {"dense", "reduced", "gram"}:
         # What the unit-norm rows have outside the span bounds every inner product of two of them.
         outside = np.divide(np.clip(full - each["kept"], 0, None), norms, out=np.zeros(n), where=norms > 0)

@@ -64,7 +64,9 @@ def run(subject: Subject, tape: Tape, measure: Measure, shelf: Memory | Folder, 
     shards = [(f"shard-{p}-{i:05d}", batches) for p, part in enumerate(parts) for i, batches in enumerate(_shards(subject, part))]
     first = [s for s in shards if s[0].startswith("shard-0-")] if pilot is not None else []
     worker = _Worker(subject, tape, measure)
-    with Bar(progress if workers.leads else False, n, f"Fishers ({fm.kind})", "ex") as bar:
+    # The first worker's own share stands for everybody's.
+    mine = [batches for part in (first, shards[len(first) :]) for number, (_, batches) in enumerate(part) if number % workers.number == 0]
+    with Bar(progress if workers.leads else False, sum(len(b) for batches in mine for b in batches), f"Fishers ({fm.kind})", "ex") as bar:
         if first:
             _first_part(first, worker, shelf, workers, bar)
         for number, (name, batches) in enumerate(shards[len(first) :]):
@@ -144,7 +146,7 @@ class _Worker:
             features = features @ self.basis
         kept = features.double().square().sum((1, 2)).numpy()
         each = each | {"features": features.float().numpy(), "kept": kept}
-        return each, sums | {"kept": np.array((kept * weight).sum()), "there": np.array((there * weight).sum())}
+        return each, sums | {"kept": np.array([(kept * weight).sum()]), "there": np.array([(there * weight).sum()])}
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -228,7 +230,7 @@ def _reduce_shard(worker: _Worker, arrays: Arrays, held: Tensor | None, rows: np
         each, more = worker.reduced(each, {})
         parts.append(each)
         added.append(more)
-    total = sums | {key: np.array(sum(float(more[key]) for more in added)) for key in added[0]}
+    total = sums | {key: np.sum([more[key] for more in added], axis=0) for key in added[0]}
     found: Arrays = {"rows": where} | {f"each.{key}": np.concatenate([each[key] for each in parts]) for key in parts[0]}
     return found | {f"sum.{key}": value for key, value in total.items()}
 
@@ -271,7 +273,8 @@ def _together(n: int, names: list[str], shelf: Memory | Folder, measure: Measure
         result.factors = exact_coordinates(result.sparse.matrix()).reshape(n, k, -1)
         each["kept"] = np.square(result.factors.astype(np.float64)).sum((1, 2))
         weight = np.divide(1.0, each["norms"], out=np.zeros(n), where=each["norms"] > 0)
-        sums |= {"kept": np.array((each["kept"] * weight).sum()), "there": np.array((each["traces"] * each["retained_rows"] * weight).sum())}
+        there = each["traces"] * each["retained_rows"]
+        sums |= {"kept": np.array([(each["kept"] * weight).sum()]), "there": np.array([(there * weight).sum()])}
     if "diagonal.values" in each:
         result.diagonals = SparseDiagonals(each.pop("diagonal.values"), each.pop("diagonal.indices"), each.pop("diagonal.norms"), measure.size)
     return result

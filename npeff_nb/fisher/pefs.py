@@ -122,6 +122,12 @@ class PEFs:
         found = table.groupby(["layer", "kind"], dropna=False, as_index=False)[["energy", "numel"]].sum().rename(columns={"energy": "share"})
         return found.sort_values("share", ascending=False, kind="stable", ignore_index=True)[["layer", "kind", "share", "numel"]]
 
+    def inner_product_report(self, examples: int = 16, seed: int = 0) -> pd.DataFrame:
+        """Errors of the kept inner products on a random sample of pairs.  See :func:`npeff_nb.fisher.fidelity.inner_product_report`."""
+        from npeff_nb.fisher.fidelity import inner_product_report
+
+        return inner_product_report(self, examples, seed)
+
     def diagonal_by_name(self) -> dict[str, np.ndarray]:
         """The data set's diagonal Fisher, (1/n) Σ_i diag F_i, as arrays in the parameters' own shapes.
 
