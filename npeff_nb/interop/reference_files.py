@@ -65,7 +65,8 @@ class ReferencePEFs:
 def write_lrm(path: str | os.PathLike, rows: SparseRows, *, labels: Any, logits: Any, norms: Any) -> Path:
     """Writes factors that all have the same number of rows.  ``norms`` are ‖F_i‖_F of the whole Fishers: the reference divides by them.
 
-    The file is in memory once before it is on disk.
+    The reference has a row √p_y ∇log p_y for each class and calls their number ``n_classes``; its programs use AᵀA alone, so any factor of the same
+    Fisher will do, as long as all files that meet have equally many rows.  The file is in memory once before it is on disk.
 
     Raises
     ------

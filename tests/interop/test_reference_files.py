@@ -324,6 +324,13 @@ def test_an_example_of_which_the_model_is_certain_is_not_taken_for_a_missing_one
     assert len(read(lrm(tmp_path / "a.h5", rows, norms=[1, 1, 1, 0]))) == 4
 
 
+def test_the_first_examples_of_a_whole_file(written):
+    found, everything = read(written.path, n_examples=2), read(written.path)
+    assert len(found) == 2
+    kept, expected = found.rows or found.diagonals, (everything.rows or everything.diagonals).take(np.arange(2))
+    np.testing.assert_array_equal(kept.matrix().toarray(), expected.matrix().toarray())
+
+
 @pytest.mark.parametrize("n", [0, -1])
 def test_no_examples_cannot_be_asked_for(written, n):
     with pytest.raises(ValueError, match=rf"n_examples={n}; expected 1 or more, or None for all"):
