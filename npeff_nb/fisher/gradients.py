@@ -294,8 +294,7 @@ class Tape:
             call, kept = waiting.pop()
             if any(rows_of[0] is not None for rows_of in kept):  # else: the output was computed and then not used
                 for own, use in self._uses(call, kept).items():
-                    if own in call.names:
-                        by_name.setdefault(call.names[own], []).append(use)
+                    by_name.setdefault(call.names[own], []).append(use)
             kept.clear()
             for name in call.names.values():
                 left[name] -= 1
@@ -305,11 +304,15 @@ class Tape:
     def _uses(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Use]:
         n = self._n
         if call.rebuild is None:
-            b = torch.stack([_by_example(g, n, call.rows_out[0]) for g in kept[0] if g is not None], 1)
+            of_rows = [_by_example(g, n, call.rows_out[0]) for g in kept[0] if g is not None]
+            # (n, K, …, out) by name, but the K rows of a position beside each other in memory: what follows mixes positions for all rows at once.
+            channels_last = not isinstance(call.module, nn.Conv2d)
+            b = torch.stack(of_rows, -2).movedim(-2, 1) if channels_last else torch.stack(of_rows, 1)
             given = _by_example(call.given[0], n, call.per_example[0])
             rule = rule_for(call.module)
             assert rule is not None, "only modules with a formula are recorded without their arguments"
-            return rule(call.module, _wide(given), _wide(b))
+            sides = rule(call.module, _wide(given), _wide(b))
+            return {own: sides[own]() for own in call.names}
         return self._again(call, kept)
 
     def _again(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Use]:

@@ -50,6 +50,11 @@ class Outer:
 
     def projected(self, u: Tensor | None, v: Tensor | None) -> Tensor:
         """U · gradient · Vᵀ without the gradient: (n, K, s_out, s_in) for U (s_out, out), V (s_in, in); None is the identity."""
+        if self.rows is None and self.right.shape[1] == 1:
+            return _beside(self.left, u).transpose(1, 2).matmul(_beside(self.right, v)).unflatten(1, (self.shape[1], -1))
+        if self.rows is None and self.left.shape[1] == 1:
+            turned = _beside(self.right, v).transpose(1, 2).matmul(_beside(self.left, u)).unflatten(1, (self.shape[1], -1))
+            return turned.transpose(-1, -2)
         if self.rows is None:
             left = self.left if u is None else self.left @ u.T
         elif u is None:
@@ -147,6 +152,17 @@ class Whole:
 Use = Outer | Whole
 
 
+def _beside(side: Tensor, onto: Tensor | None = None) -> Tensor:
+    """One side (n, K, T, w), projected if so asked, with the rows side by side: (n, T, K·w), so that one product per example serves all rows.
+
+    Gradients come in that order from the backward passes (:mod:`npeff_nb.fisher.gradients`): then nothing is copied.
+    """
+    by_position = side.transpose(1, 2)  # (n, T, K, w)
+    if onto is None:
+        return by_position.flatten(2)
+    return (by_position.reshape(-1, side.shape[-1]) @ onto.T).view(*by_position.shape[:2], -1)
+
+
 def _same_rows(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     k = max(left.shape[1], right.shape[1])
     return left.expand(-1, k, -1, -1), right.expand(-1, k, -1, -1)
@@ -159,21 +175,22 @@ SLAB = 2**24
 # Inner products
 
 
-def small_grams(uses: list[Use]) -> Tensor:
+def small_grams(uses: list[Use], memo: dict | None = None) -> Tensor:
     """Exact inner products of each example's K rows for one parameter, summed over its uses: (n, K, K).
 
     ⟨Σ_t l_kt r_tᵀ, Σ_s l_ls r_sᵀ⟩ = Σ_t l_kt · Σ_s (r_t·r_s) l_ls where the right side is shared by the rows (a linear layer's input is): with few
-    positions this costs far less than the gradient itself; with many the gradients are formed, whichever is cheaper.
+    positions this costs far less than the gradient itself; with many the gradients are formed, whichever is cheaper.  ``memo`` remembers the last r_t·r_s
+    from one call to the next: query, key and value read the same input.
     """
     thin = [use for use in uses if isinstance(use, Outer)]
     if len(thin) < len(uses):
         return _of_rows(torch.stack([use.dense() for use in uses]).sum(0))
     if len(thin) == 1:
-        return _gram(thin[0])
+        return _gram(thin[0], {} if memo is None else memo)
     return torch.stack([_inner(_left_products(a, b), _flat_products(a.right, b.right), a, b) for a in thin for b in thin]).sum(0)
 
 
-def _gram(use: Outer) -> Tensor:
+def _gram(use: Outer, memo: dict) -> Tensor:
     n, k, out, inn = use.shape
     t = use.right.shape[2]
     if use.rows is None and use.left.shape[1] > 1 and use.right.shape[1] > 1:  # neither side shared
@@ -189,12 +206,16 @@ def _gram(use: Outer) -> Tensor:
         if t == 1:  # a bias, a pooled token: nothing to mix
             length = once.square().sum((2, 3))[:, :, None]
             return length * _of_rows(own)
-        once = once[:, 0]
-        shared = once @ once.transpose(1, 2)  # (n, T, T)
-    # Rows side by side, so that one product per example mixes the positions of all of them.
-    beside = own.transpose(1, 2).reshape(n, t, -1)
-    mixed = (shared @ beside).view(n, t, own.shape[1], -1).transpose(1, 2)
-    return own.flatten(2) @ mixed.flatten(2).transpose(1, 2)
+        key = (once.data_ptr(), once.shape, once.stride())
+        if memo.get("key") != key:
+            seen = once[:, 0]
+            # The side is held as well: its place in memory stays its own as long as it is remembered.
+            memo.update(key=key, of=once, shared=seen @ seen.transpose(1, 2))
+        shared = memo["shared"]  # (n, T, T)
+    beside = _beside(own)
+    mixed = (shared @ beside).view(n * t, own.shape[1], -1)
+    # Position by position and then summed: both stay as they lie in memory.
+    return (beside.reshape(mixed.shape) @ mixed.transpose(1, 2)).view(n, t, own.shape[1], -1).sum(1)
 
 
 def _of_rows(gradient: Tensor) -> Tensor:
@@ -265,7 +286,10 @@ def _pairs(one: Use, others: Use) -> Tensor:
 
 # ---------------------------------------------------------------------------------------------------------------------------------
 # The rules: for one call of a module, the two sides of each of its parameters.  `a` is the module's input, (n, ..., in), `b` the gradients with
-# respect to its output for all K rows, (n, K, ..., out); both float32 or wider.
+# respect to its output for all K rows, (n, K, ..., out); both float32 or wider.  What is not asked for is not computed.
+
+Sides = dict[str, Callable[[], "Use"]]
+"""The module's own name of a parameter -> its use, when it is called for."""
 
 
 def _positions(x: Tensor, lead: int) -> Tensor:
@@ -278,49 +302,56 @@ def _bias(b: Tensor) -> Outer:
     return Outer(b, b.new_ones(1, 1, 1, 1).expand(b.shape[0], 1, 1, 1))
 
 
-def _linear(module: nn.Linear, a: Tensor, b: Tensor) -> dict[str, Use]:
+def _linear(module: nn.Linear, a: Tensor, b: Tensor) -> Sides:
     b = _positions(b, 2)
-    return {"weight": Outer(b, _positions(a, 1)[:, None]), "bias": _bias(b)}
+    return {"weight": lambda: Outer(b, _positions(a, 1)[:, None]), "bias": lambda: _bias(b)}
 
 
-def _conv1d(module: nn.Module, a: Tensor, b: Tensor) -> dict[str, Use]:
+def _conv1d(module: nn.Module, a: Tensor, b: Tensor) -> Sides:
     # GPT-2's "Conv1D" is a linear layer that keeps its weight transposed: (in, out).
     b = _positions(b, 2)
-    return {"weight": Outer(_positions(a, 1)[:, None], b), "bias": _bias(b)}
+    return {"weight": lambda: Outer(_positions(a, 1)[:, None], b), "bias": lambda: _bias(b)}
 
 
-def _embedding(module: nn.Embedding, a: Tensor, b: Tensor) -> dict[str, Use]:
+def _embedding(module: nn.Embedding, a: Tensor, b: Tensor) -> Sides:
     ids, b = a.reshape(a.shape[0], 1, -1).expand(b.shape[0], 1, -1), _positions(b, 2)
     if module.padding_idx is not None:  # autograd gives that row of the table no gradient
         b = b * (ids != module.padding_idx)[..., None]
-    return {"weight": Outer(ids, b, rows=module.num_embeddings)}
+    return {"weight": lambda: Outer(ids, b, rows=module.num_embeddings)}
 
 
-def _layer_norm(module: nn.LayerNorm, a: Tensor, b: Tensor) -> dict[str, Use]:
-    normal = nnf.layer_norm(a, module.normalized_shape, eps=module.eps)
+def _layer_norm(module: nn.LayerNorm, a: Tensor, b: Tensor) -> Sides:
     b = _positions(b, 2)
-    return {"weight": _bias(b * _positions(normal, 1)[:, None]), "bias": _bias(b)}
+
+    def weight() -> Use:
+        normal = nnf.layer_norm(a, module.normalized_shape, eps=module.eps)
+        return _bias(b * _positions(normal, 1)[:, None])
+
+    return {"weight": weight, "bias": lambda: _bias(b)}
 
 
-def _rms_norm(module: nn.Module, a: Tensor, b: Tensor) -> dict[str, Use]:
+def _rms_norm(module: nn.Module, a: Tensor, b: Tensor) -> Sides:
     # Under different names the same layer: x / √(mean x² + ε), scaled by w or by 1 + w.
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     eps = torch.finfo(a.dtype).eps if eps is None else eps
     normal = a * torch.rsqrt(a.square().mean(-1, keepdim=True) + eps)
     b = _positions(b, 2)
-    return {"weight": _bias(b * _positions(normal, 1)[:, None])}
+    return {"weight": lambda: _bias(b * _positions(normal, 1)[:, None])}
 
 
-def _conv2d(module: nn.Conv2d, a: Tensor, b: Tensor) -> dict[str, Use]:
+def _conv2d(module: nn.Conv2d, a: Tensor, b: Tensor) -> Sides:
     several = a.ndim == 5  # images to an example: (n, images, channels, height, width)
-    patches = nnf.unfold(a.flatten(0, 1) if several else a, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-    patches = patches.transpose(1, 2).reshape(len(a), -1, patches.shape[1])  # (n, T, in*kh*kw)
+
+    def weight() -> Use:
+        patches = nnf.unfold(a.flatten(0, 1) if several else a, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+        return Outer(b, patches.transpose(1, 2).reshape(len(a), -1, patches.shape[1])[:, None])  # (n, T, in*kh*kw)
+
     b = b.transpose(2, 3) if several else b  # the channels before all positions
     b = b.flatten(3).transpose(2, 3)  # (n, K, T, out)
-    return {"weight": Outer(b, patches[:, None]), "bias": _bias(b)}
+    return {"weight": weight, "bias": lambda: _bias(b)}
 
 
-Rule = Callable[[Any, Tensor, Tensor], dict[str, Use]]
+Rule = Callable[[Any, Tensor, Tensor], Sides]
 
 
 def rule_for(module: nn.Module) -> Rule | None:

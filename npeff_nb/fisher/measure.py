@@ -29,6 +29,7 @@ class Measure:
     landmarks : held gradients, for a map that is made of inner products with them.
     diagonal : also sum up the data set's diagonal Fisher.
     diagonal_entries : also keep this many largest entries of each example's diagonal Fisher.
+    exact : norms and traces from exact inner products; else from the sketch.
     mask_bad : examples whose numbers are not finite get zero Fishers instead of an error.
     """
 
@@ -40,6 +41,7 @@ class Measure:
     diagonal: bool = False
     diagonal_entries: int = 0
     mask_bad: bool = False
+    exact: bool = True
     places: dict[str, int] = field(init=False)
     starts: np.ndarray = field(init=False)  # where each parameter begins in the row of all
 
@@ -75,20 +77,25 @@ class Measure:
             entries = Largest(b, fm.rows if wide["topk"] else 0, device)
             diagonals = Largest(b, self.diagonal_entries, device)
             diagonal, squares = np.zeros(self.size if self.diagonal else 0), torch.zeros(b, dtype=torch.float64, device=device)
+            memo: dict = {}
             for name, uses in found.gradients:
                 at = self.places[name]
                 uses = [use.scaled(self.scales[at]) for use in uses]
                 seen[at] = 1
-                gram = small_grams(uses).double()
-                grams += gram
-                traces[at] = gram.diagonal(dim1=1, dim2=2).sum(-1)
+                if self.exact:
+                    gram = small_grams(uses, memo).double()
+                    grams += gram
+                    traces[at] = gram.diagonal(dim1=1, dim2=2).sum(-1)
                 if self.landmarks is not None:
                     if name in self.landmarks.uses:
                         features += self.landmarks.products(name, uses)
                 elif wide["topk"]:
                     entries.add(_written(uses), int(self.starts[at]), self.size)
                 else:
-                    features[:, :, fm.slot(name)] = fm.of_parameter(name, uses).float()
+                    seen_as = fm.of_parameter(name, uses).float()
+                    features[:, :, fm.slot(name)] = seen_as
+                    if not self.exact:
+                        traces[at] = torch.linalg.vecdot(seen_as, seen_as).sum(-1)
                 if self.diagonal or self.diagonal_entries:
                     of_each = _written(uses).square().sum(1)  # (b, numel)
                     if self.diagonal:
@@ -99,6 +106,8 @@ class Measure:
                         diagonals.add(of_each[:, None], int(self.starts[at]), self.size)
             chosen, retained, bad, logits = found.chosen, found.retained, found.bad.copy(), found.logits
         features = features.view(b, k, -1)
+        if not self.exact:
+            grams = (features @ features.transpose(1, 2)).double()
         bad |= ~torch.isfinite(grams).all(2).all(1).cpu().numpy()
         if bad.any():
             if not self.mask_bad:
@@ -128,7 +137,7 @@ class Measure:
             "norms": norms, "traces": trace.cpu().numpy(), "logits": logits.float().cpu().numpy(), "retained": retained,
             "retained_rows": retained_rows, "bad": bad.astype(np.uint8),
         }  # fmt: skip
-        if fm.kind == "sketch":
+        if fm.kind == "sketch" and self.exact:
             # A sketch is right on average; each example's own Frobenius norm is known exactly, so it is put right.
             sketched = (features @ features.transpose(1, 2)).double().square().sum((1, 2)).sqrt().cpu().numpy()
             right = np.sqrt(np.divide(norms, sketched, out=np.zeros_like(sketched), where=sketched > 0))
