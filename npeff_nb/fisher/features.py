@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # a saved map is read and compared on machines without torch
 SKETCH_FEATURES = 20_736
 """Width of a sketch before the principal components: 24 × 24 for each of a 6-layer transformer's 36 matrices.
 
-On the demo inner products of rows are then off by 0.023 of the rows' lengths (root mean square); 32 × 32 gives 0.021 and 16 × 16 gives 0.031, where the
-cosines themselves are 0.11 (:meth:`npeff_nb.PEFs.inner_product_report`)."""
+On the demo inner products of rows are then off by 0.023 of the rows' lengths (root mean square); 32 × 32 gives 0.021 and 16 × 16
+gives 0.031, where the cosines themselves are 0.11 (:meth:`npeff_nb.PEFs.inner_product_report`)."""
 KEPT_FEATURES = 512
 """At most this many principal directions are kept ..."""
 KEPT_ENERGY = 0.999

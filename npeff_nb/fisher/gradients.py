@@ -40,8 +40,9 @@ class _Call:
     outputs: Callable[[Any], list[Tensor]] | None = None  # the tensors of a result, in the order of `edges`
 
 
-_Seen = dict[tuple[int, int], tuple[list[int], list[int]]]
-"""Which call of which module -> lengths of the first axes of the tensors that went in and came out."""
+_Shapes = list[torch.Size]
+_Seen = dict[tuple[int, int], tuple[_Shapes, _Shapes]]
+"""Which call of which module -> shapes of the tensors that went in and came out."""
 
 
 class Tape:
@@ -118,7 +119,7 @@ class Tape:
         A number of rows alone does not tell: a batch of eight examples and a table of eight positions look the same.
         """
         found: list[_Seen] = []
-        sizes: list[list[int]] = []
+        sizes: list[_Shapes] = []
         for n, run in ((1, one), (2, two)):
             self._seeing = {}
             sizes.append([])
@@ -132,11 +133,11 @@ class Tape:
                     handle.remove()
             found.append(seen)
         self._one, self._two = found
-        outs = [(a, b) for key, (_, rows) in self._one.items() for a, b in zip(rows, self._two.get(key, ([], []))[1], strict=False)]
+        outs = [(a, b) for key, (_, shapes) in self._one.items() for a, b in zip(shapes, self._two.get(key, ([], []))[1], strict=False)]
         # What is looked up once for the batch has a first axis of 1 and is spread over the examples, unless these have several rows each: how
         # often to spread it would then depend on where it goes.
-        several = any(b == 2 * a and a > 1 for a, b in zip(*sizes, strict=False))
-        self.one_by_one = any(b != 2 * a and (a != 1 or several) for a, b in outs)
+        several = any(_carries(a, b) and a[0] > 1 for a, b in zip(*sizes, strict=False))
+        self.one_by_one = any(not _carries(a, b) and (a != b or a[0] != 1 or several) for a, b in outs)
 
     @contextmanager
     def recording(self, n_examples: int) -> Iterator[None]:
@@ -180,7 +181,7 @@ class Tape:
         for side in (0, 1):
             for at, rows in enumerate(now[side]):
                 # A call that was not there before (a branch that depends on the input) is taken to be like most.
-                carries = two[side][at] == 2 * one[side][at] if known else rows == n
+                carries = _carries(one[side][at], two[side][at]) if known else rows == n
                 found[side].append(rows // n if carries else 0)
                 if carries and rows % n:
                     raise UnsupportedModule(
@@ -204,7 +205,7 @@ class Tape:
         def hook(module: nn.Module, inputs: tuple, named: dict, output: Tensor) -> Tensor:
             given = (inputs[0] if inputs else named["input"]).detach()
             if self._seeing is not None:
-                self._seeing[self._key(module)] = [_rows(given)], [_rows(output)]
+                self._seeing[self._key(module)] = [given.shape], [output.shape]
                 return output
             version = given._version
             (per_given,), (per_out,) = self._per_example(module, [given], [output])
@@ -225,7 +226,7 @@ class Tape:
             flat_out, tree_out = pytree.tree_flatten(output)
             out_at = [i for i, x in enumerate(flat_out) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim]
             if self._seeing is not None:
-                self._seeing[self._key(module)] = [_rows(t) for t in given], [_rows(flat_out[i]) for i in out_at]
+                self._seeing[self._key(module)] = [t.shape for t in given], [flat_out[i].shape for i in out_at]
                 return output
             per_given, per_out = self._per_example(module, given, [flat_out[i] for i in out_at])
             edges = []
@@ -374,10 +375,15 @@ def _rows(tensor: Tensor) -> int:
     return tensor.shape[0] if tensor.ndim else 0
 
 
-def _sizes_into(found: list[int]) -> Callable[[nn.Module, tuple, Any], None]:
+def _carries(one: torch.Size, two: torch.Size) -> bool:
+    """Whether the first axis carries the examples: twice as long for two, and nothing else is longer."""
+    return bool(one) and two == torch.Size([2 * one[0], *one[1:]])
+
+
+def _sizes_into(found: _Shapes) -> Callable[[nn.Module, tuple, Any], None]:
     def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-        if isinstance(output, Tensor):
-            found.append(_rows(output))
+        if isinstance(output, Tensor) and output.ndim:
+            found.append(output.shape)
 
     return hook
 

@@ -179,8 +179,8 @@ def small_grams(uses: list[Use], memo: dict | None = None) -> Tensor:
     """Exact inner products of each example's K rows for one parameter, summed over its uses: (n, K, K).
 
     ⟨Σ_t l_kt r_tᵀ, Σ_s l_ls r_sᵀ⟩ = Σ_t l_kt · Σ_s (r_t·r_s) l_ls where the right side is shared by the rows (a linear layer's input is): with few
-    positions this costs far less than the gradient itself; with many the gradients are formed, whichever is cheaper.  ``memo`` remembers the last r_t·r_s
-    from one call to the next: query, key and value read the same input.
+    positions this costs far less than the gradient itself; with many the gradients are formed, whichever is cheaper.  ``memo`` remembers
+    the last r_t·r_s from one call to the next: query, key and value read the same input.
     """
     thin = [use for use in uses if isinstance(use, Outer)]
     if len(thin) < len(uses):
