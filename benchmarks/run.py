@@ -239,8 +239,13 @@ def growth() -> dict[str, Row]:
         return way(lambda: sketched(deep, texts(128, 32), of_layers), 1)
 
     found = {}
-    for name, (low, high) in {"n, 512 to 2 048 examples": (many(512), many(2048)), "tokens, 32 to 128": (long(32), long(128)),
-                              "classes, 3 to 12": (classes(3), classes(12)), "parameters, 2 to 8 layers": (parameters(2), parameters(8))}.items():  # fmt: skip
+    pairs = {
+        "n, 512 to 2 048 examples": (many(512), many(2048)),
+        "tokens, 32 to 128": (long(32), long(128)),
+        "classes, 3 to 12": (classes(3), classes(12)),
+        "parameters, 2 to 8 layers": (parameters(2), parameters(8)),
+    }
+    for name, (low, high) in pairs.items():
         rates = in_turn({"low": low, "high": high}, runs=3)
         found[f"growth with {name}"] = row(
             exponent(rates), None, "exponent of time ~ size^b (1 is linear), BERT 128 wide, sketch in known coordinates"

@@ -47,6 +47,8 @@ DENSE_LIMIT = 20_000
 """``auto`` keeps rows whole up to this many parameters: no sketch is smaller or more exact."""
 REDUCED_UP_TO = 1.0
 """``auto`` takes the certified reduction where it is predicted to cost at most this many times the passes through the model."""
+HELD_GB = 1.0
+"""... and its landmarks' gradients to hold at most this much."""
 GRAM_ROWS = 30_000
 """Factor rows at most whose Gram matrix is taken whole (7 GB in float64)."""
 
@@ -105,7 +107,7 @@ class FeatureMap:
         size = size or Size(1, 1, 1)
         why = "as asked"
         if features == "auto":
-            features, why = _cheapest(total, size, budget)
+            features, why = _cheapest(shapes, size, budget)
         if features in {"dense", "topk"}:
             return cls(features, names, shapes, rows=min(budget or 65_536, total * size.k) if features == "topk" else 0, why=why)
         if features in {"reduced", "gram"}:
@@ -185,18 +187,22 @@ class FeatureMap:
         return (draw / self.side**0.5).float()
 
 
-def _cheapest(total: int, size: Size, budget: int | None) -> tuple[str, str]:
-    """What ``auto`` picks for p parameters in all, and why, by predicted floating-point operations."""
+def _cheapest(shapes: list[tuple[int, int]], size: Size, budget: int | None) -> tuple[str, str]:
+    """What ``auto`` picks for these matrices, and why, by predicted floating-point operations and memory."""
+    total = sum(o * i for o, i in shapes)
     if total <= DENSE_LIMIT:
         return "dense", f"dense: {total:,} parameters are kept whole up to {DENSE_LIMIT:,}"
-    rows = size.n * size.k
+    rows, t = size.n * size.k, size.positions
     landmarks = min(rows, budget or LANDMARK_ROWS)
-    passes = 2.0 * total * size.n * size.positions * (1 + size.k)
-    # Every row against every landmark row, and both written out once a batch.
-    reduced = 2.0 * total * rows * (landmarks + size.positions)
+    together = size.k * max(1.0, min(64.0, 512 / t))  # rows of a batch
+    passes = rows / size.k * t * (1 + size.k)
+    # A row is written out and multiplied with every landmark row; these are written out once a batch.
+    reduced = rows * (t + landmarks + landmarks * t / together)
     ratio = reduced / passes
-    said = f"the certified reduction would cost about {ratio:.2g} times the passes through the model"
-    return ("reduced", f"reduced: {said}") if ratio <= REDUCED_UP_TO else ("sketch", f"sketch: {said}")
+    thin = sum(min(t * (i + size.k * o), size.k * o * i) for o, i in shapes)
+    held = 4 * thin * landmarks / size.k / 2**30
+    said = f"the certified reduction would cost about {ratio:.2g} times the passes through the model and hold {held:.2g} GB"
+    return ("reduced", f"reduced: {said}") if ratio <= REDUCED_UP_TO and held <= HELD_GB else ("sketch", f"sketch: {said}")
 
 
 def principal_basis(rows: Tensor, limit: int = KEPT_FEATURES, energy: float = KEPT_ENERGY) -> Tensor:
