@@ -85,7 +85,8 @@ def _tokens(npeff: Factorisation, found: Direction, rows: np.ndarray) -> dict[st
     assert isinstance(batches, TextBatches), "tokens are split for texts only"
     out = {}
     for row, (shares, rest) in token_shares(subject, found, rows).items():
-        spoken, asides = words(subject.tokenizer, batches.texts[row], shares, None if batches.pairs is None else batches.pairs[row])
+        spoken, asides = words(subject.tokenizer, batches.texts[row], shares, None if batches.pairs is None else batches.pairs[row],
+                               list(batches.encoded["input_ids"][row]))  # fmt: skip
         if abs(rest) > 1e-9:
             asides.append({"name": ELSEWHERE, "share": rest})
         out[str(row)] = {"words": spoken, "asides": asides}

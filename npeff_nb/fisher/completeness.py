@@ -15,17 +15,30 @@ COMPLETE = 0.05
 """Relative difference of a parameter's gradient from autograd's at which the tape has missed a use; rounding, also of bfloat16, stays below."""
 
 
-def made_ready(subject: Subject, tape: Tape, names: list[str], quiet: bool = False) -> None:
-    """Teaches the tape which axes carry the examples, and holds one example's gradients against autograd's, parameter by parameter.
+def tape_for(subject: Subject, names: list[str], quiet: bool = False) -> Tape:
+    """A tape for these parameters, taught which axes carry the examples and held against autograd; made once for a subject.
 
-    A parameter that is also used outside its own module (by a function, say) is followed through the next larger module that contains the use;
-    modules without a formula are named once in a warning.
+    One example's gradients are compared with autograd's, parameter by parameter.  A parameter that is also used outside its own module (by a
+    function, say) is followed through the next larger module that contains the use; modules without a formula are named once in a warning.
 
     Raises
     ------
     UnsupportedModule
         When even the whole model, run again, gives another gradient than autograd.
     """
+    key = tuple(names)
+    if key not in subject.tapes:
+        tape = Tape(subject.model, names)
+        _teach(subject, tape, names)
+        subject.tapes[key] = tape
+        if not quiet:
+            _tell(tape)
+    if subject.tapes[key].one_by_one:
+        subject.batches.batch_size = 1
+    return subject.tapes[key]
+
+
+def _teach(subject: Subject, tape: Tape, names: list[str]) -> None:
     row = subject.batches.batches()[-1][-1:]  # the shortest: this is only a look
     with alone_with(subject.model):
         if not _asked(subject, row):
@@ -43,14 +56,15 @@ def made_ready(subject: Subject, tape: Tape, names: list[str], quiet: bool = Fal
                     f"the gradient of parameter {missed[0]!r} cannot be followed through the model: leave it out with parameters=[...]"
                 )
             _learn(subject, tape, row)
+
+
+def _tell(tape: Tape) -> None:
     if tape.one_by_one:
-        subject.batches.batch_size = 1
-        if not quiet:
-            warnings.warn("some parameters that take part are used once for a whole batch: examples go one by one, slower and as exact", stacklevel=4)
+        warnings.warn("some parameters that take part are used once for a whole batch: examples go one by one, slower and as exact", stacklevel=5)
     without = tape.without_formula()
-    if without and not quiet:
+    if without:
         kinds = ", ".join(f"{kind} ({len(owned)} parameter{'s' * (len(owned) != 1)}, {owned[0]} first)" for kind, owned in without.items())
-        warnings.warn(f"no formula for {kinds}: these modules are run again for every example, slower and as exact", stacklevel=4)
+        warnings.warn(f"no formula for {kinds}: these modules are run again for every example, slower and as exact", stacklevel=5)
 
 
 def _learn(subject: Subject, tape: Tape, row: np.ndarray) -> None:

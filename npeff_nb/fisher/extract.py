@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from npeff_nb._progress import Progress
 from npeff_nb.fisher import landmarks, provenance
 from npeff_nb.fisher.batches import Batches, ReadyBatches, as_table
-from npeff_nb.fisher.completeness import made_ready
+from npeff_nb.fisher.completeness import tape_for
 from npeff_nb.fisher.factors import FISHERS, Recipe, Sampled
 from npeff_nb.fisher.features import FeatureMap, Size
-from npeff_nb.fisher.gradients import Tape
 from npeff_nb.fisher.loop import Result, positions_a_batch, run
 from npeff_nb.fisher.measure import Measure
 from npeff_nb.fisher.outputs import Output, Own, output_for
@@ -317,8 +316,7 @@ def _extract(
     on_nan: str,
 ) -> tuple[PEFs, Path | None]:
     names = list(chosen["name"])
-    tape = Tape(subject.model, names)
-    made_ready(subject, tape, names)
+    tape = tape_for(subject, names)
     entries = 0 if isinstance(diagonal, bool) else diagonal
     measure = Measure(names, list(chosen["scale"]), feature_map, k, None, bool(diagonal), min(entries, int(chosen["numel"].sum())), on_nan == "mask",
                       facts["exact_norms"])  # fmt: skip

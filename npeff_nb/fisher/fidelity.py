@@ -10,8 +10,7 @@ import pandas as pd
 import torch
 
 from npeff_nb.fisher import landmarks
-from npeff_nb.fisher.completeness import made_ready
-from npeff_nb.fisher.gradients import Tape
+from npeff_nb.fisher.completeness import tape_for
 
 if TYPE_CHECKING:
     from npeff_nb.fisher.pefs import PEFs
@@ -40,8 +39,7 @@ def inner_product_report(pefs: PEFs, examples: int = 16, seed: int = 0) -> pd.Da
         raise ValueError(f"pairs need at least 2 examples: {len(there)} of these Fishers are not zero, and {examples} were asked for")
     where = np.sort(np.random.default_rng(seed).permutation(there)[:examples])
     names, k, fm = list(pefs.parameters["name"]), pefs.factors.shape[1], pefs.feature_map
-    tape = Tape(subject.model, names)
-    made_ready(subject, tape, names, quiet=True)
+    tape = tape_for(subject, names, quiet=True)
     sample = replace(fm, landmarks=landmarks.record(subject, subject.choices_of(where), where))
     held = landmarks.gather(subject, tape, sample, dict(zip(names, pefs.parameters["scale"], strict=True)), k)
     size = len(where) * k

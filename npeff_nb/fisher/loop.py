@@ -28,7 +28,9 @@ from npeff_nb.fisher.subject import Subject
 from npeff_nb.fisher.workers import Workers
 
 SHARD_EXAMPLES = 256
-"""Examples that are lost at most when a run is killed."""
+"""Examples that are lost at most when a run is killed ..."""
+SHARD_POSITIONS = 8192
+"""... and their positions: a minute or two of a language model on a CPU."""
 PILOT_BYTES = 384 * 2**20
 """Unreduced sketches held at once while the principal directions are found; memory does not grow with n beyond it."""
 PILOT_SEED = 0
@@ -84,13 +86,14 @@ def run(subject: Subject, tape: Tape, measure: Measure, shelf: Memory | Folder, 
 def _shards(subject: Subject, part: np.ndarray) -> list[list[np.ndarray]]:
     """Batches grouped into shards.  Batches are made from examples of like length, so a shard's examples lie all over the table."""
     found: list[list[np.ndarray]] = []
-    held = SHARD_EXAMPLES
+    examples = positions = 0
     for batch in subject.batches.batches(part) if len(part) else []:
-        if held >= SHARD_EXAMPLES:
+        if not found or examples >= SHARD_EXAMPLES or positions >= SHARD_POSITIONS:
             found.append([])
-            held = 0
+            examples = positions = 0
         found[-1].append(batch)
-        held += len(batch)
+        examples += len(batch)
+        positions += int(subject.batches.lengths[batch].sum())
     return found
 
 

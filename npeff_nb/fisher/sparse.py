@@ -25,7 +25,7 @@ _GRAM_BLOCK = 1024
 class SparseRows:
     """The K entries of largest |value| of each example's factor A_i, chosen over all its k rows together.
 
-    One budget an example, as in the reference (``reference/npeff-spec.md`` 1.3): rows of likely classes keep more, a row may keep nothing.
+    One budget an example, as in the reference implementation: rows of likely classes keep more, a row may keep nothing.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ class SparseRows:
 
 @dataclass(frozen=True, eq=False)
 class SparseDiagonals:
-    """The K largest entries of each example's diagonal Fisher d_i = Σ_y p_y (∇log p_y)²  (a D-PEF; ``reference/npeff-spec.md`` 1.2).
+    """The K largest entries of each example's diagonal Fisher d_i = Σ_y p_y (∇log p_y)² (a D-PEF).
 
     Attributes
     ----------

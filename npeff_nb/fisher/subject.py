@@ -62,6 +62,7 @@ class Subject:
     ----------
     choices : per-example decisions of the extraction, (n, ·) each, or empty before it (:class:`~npeff_nb.fisher.factors.Recipe`).
     gold : (n,) or (n, C), for the empirical Fisher.
+    tapes : parameter names -> tape, as far as they were made (:func:`npeff_nb.fisher.completeness.tape_for`).
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Subject:
         self.model, self.batches, self.output, self.recipe, self.tokenizer = model, batches, output, recipe, tokenizer
         self.choices = choices or {}
         self.gold = gold
+        self.tapes: dict[tuple[str, ...], Tape] = {}
 
     @property
     def device(self) -> torch.device:

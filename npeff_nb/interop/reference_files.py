@@ -1,6 +1,6 @@
 """HDF5 files of per-example Fishers as the reference implementation of NPEFF writes and reads them.
 
-The layout is that of ``reference/npeff-spec.md`` 1.6: three kinds of file, told apart by what they hold.
+Three kinds of file, told apart by what they hold.
 
 ``LRM``
     every example's factor with the same number of rows; ``LVRM``: with rows only for likely classes; ``D``: the diagonal alone.
@@ -22,12 +22,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from npeff_nb.fisher.pefs import PEFs
+from npeff_nb.fisher.predictions import gold_labels
 from npeff_nb.fisher.sparse import SparseDiagonals, SparseRows
 
 LARGEST_SIZE = 2**31 - 1
 """Most parameters: every index is a 4-byte integer."""
 LARGEST_FACTOR = 2**31
-"""Most entries of a whole factor: the reference numbers them row after row, y·p + j, in 4-byte integers as well (spec 1.1)."""
+"""Most entries of a whole factor: the reference numbers them row after row, y·p + j, in 4-byte integers as well."""
 
 _DECOMPOSITION = ("data/W", "data/G", "data/H")
 
@@ -60,6 +62,29 @@ class ReferencePEFs:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def write_pefs(path: str | os.PathLike, pefs: PEFs) -> Path:
+    """Writes extracted Fishers: the factors of ``features="topk"`` as an LRM file, else the diagonals of ``diagonal=K`` as a D file.
+
+    Labels are the gold labels as class numbers where the examples have them, −1 elsewhere.
+
+    Raises
+    ------
+    ValueError
+        When the Fishers hold neither: the format keeps the largest entries over all parameters, which no other features are.
+    """
+    gold = gold_labels(pefs.examples, pefs.classes)
+    number = {name: at for at, name in enumerate(pefs.classes)}
+    labels = np.array([-1] * len(pefs) if gold is None else [number.get(name, -1) for name in gold], dtype=np.int32)
+    if pefs.sparse is not None:
+        return write_lrm(path, pefs.sparse, labels=labels, logits=pefs.logits, norms=pefs.norms)
+    if pefs.diagonals is not None:
+        return write_d(path, pefs.diagonals, labels=labels, logits=pefs.logits)
+    raise ValueError(
+        f"these Fishers were extracted with features={pefs.feature_map.kind!r}; the reference's files hold largest entries: "
+        "extract with features='topk' (LRM) or diagonal=K (D)"
+    )
 
 
 def write_lrm(path: str | os.PathLike, rows: SparseRows, *, labels: Any, logits: Any, norms: Any) -> Path:
@@ -122,7 +147,7 @@ def write_d(path: str | os.PathLike, diagonals: SparseDiagonals, *, labels: Any,
 
 
 def read(path: str | os.PathLike, *, cumulative_offsets: bool = True, n_examples: int | None = None) -> ReferencePEFs:
-    """Reads any of the three kinds, with the liberties that files of the reference take (spec 1.5, 1.6, 2.5 and 10).
+    """Reads any of the three kinds.
 
     Parameters
     ----------
