@@ -123,7 +123,8 @@ def extraction(tokens: int) -> dict[str, Row]:
         return n
 
     tape = Tape(model, names)
-    tape.learn(lambda: logits(model, batches(1)[0]), lambda: logits(model, {k: v[:2].to(DEVICE) for k, v in inputs.items()}))
+    one_example, two = ({k: v[[0] * count].to(DEVICE) for k, v in inputs.items()} for count in (1, 2))
+    tape.learn([(lambda: logits(model, one_example), lambda: logits(model, two))])
 
     def dense(classes: int, keep: int) -> Callable[[], int]:
         # Rows written out, as a user of dense gradients has them; with `keep`, the reference's recipe: all c rows, then the largest entries.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,10 +16,14 @@ COMPLETE = 0.05
 """Relative difference of a parameter's gradient from autograd's at which the tape has missed a use; rounding, also of bfloat16, stays below."""
 
 
+LOOKS = 3
+"""Examples that are looked at: one may happen to feel nothing of a parameter."""
+
+
 def tape_for(subject: Subject, names: list[str], quiet: bool = False) -> Tape:
     """A tape for these parameters, taught which axes carry the examples and held against autograd; made once for a subject.
 
-    One example's gradients are compared with autograd's, parameter by parameter.  A parameter that is also used outside its own module (by a
+    A few examples' gradients are compared with autograd's, parameter by parameter.  A parameter that is also used outside its own module (by a
     function, say) is followed through the next larger module that contains the use; modules without a formula are named once in a warning.
 
     Raises
@@ -39,23 +44,36 @@ def tape_for(subject: Subject, names: list[str], quiet: bool = False) -> Tape:
 
 
 def _teach(subject: Subject, tape: Tape, names: list[str]) -> None:
-    row = subject.batches.batches()[-1][-1:]  # the shortest: this is only a look
     with alone_with(subject.model):
-        if not _asked(subject, row):
-            return  # said elsewhere, in its own words
-        exact = _by_autograd(subject, row, names)
-        scale = max([float(g.norm()) for g in exact.values() if g is not None], default=0.0)
-        _learn(subject, tape, row)
-        while True:
-            missed = _missed(subject, tape, row, names, exact, scale)
+        looks = _looks(subject)
+        while looks:  # none: said elsewhere, in its own words
+            if subject.batches.batch_size != 1:  # alone, an example owns every row there is
+                tape.learn([_twice(subject, row) for row in looks])
+            missed = sorted({name for row in looks for name in _missed(subject, tape, row, names)})
             if not missed:
-                break
+                return
             widened = [tape.widen(name) for name in missed]
             if not all(widened):
                 raise UnsupportedModule(
                     f"the gradient of parameter {missed[0]!r} cannot be followed through the model: leave it out with parameters=[...]"
                 )
-            _learn(subject, tape, row)
+
+
+def _looks(subject: Subject) -> list[np.ndarray]:
+    """A few examples, from short to long: only such whose numbers are finite."""
+    order = np.argsort(subject.batches.lengths, kind="stable")
+    spread = order[np.unique(np.linspace(0, len(order) - 1, min(LOOKS, len(order))).astype(int))]
+    found: list[np.ndarray] = []
+    for row in dict.fromkeys([*spread.tolist(), *order.tolist()]):
+        if _asked(subject, np.array([row])):
+            found.append(np.array([row]))
+        if len(found) == LOOKS:
+            break
+    return found
+
+
+def _twice(subject: Subject, row: np.ndarray) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    return lambda: subject.raw_logits(row), lambda: subject.raw_logits(np.concatenate([row, row]))
 
 
 def _tell(tape: Tape) -> None:
@@ -65,10 +83,6 @@ def _tell(tape: Tape) -> None:
     if without:
         kinds = ", ".join(f"{kind} ({len(owned)} parameter{'s' * (len(owned) != 1)}, {owned[0]} first)" for kind, owned in without.items())
         warnings.warn(f"no formula for {kinds}: these modules are run again for every example, slower and as exact", stacklevel=5)
-
-
-def _learn(subject: Subject, tape: Tape, row: np.ndarray) -> None:
-    tape.learn(lambda: subject.raw_logits(row), lambda: subject.raw_logits(np.concatenate([row, row])))
 
 
 def _asked(subject: Subject, row: np.ndarray) -> bool:
@@ -102,16 +116,20 @@ def _by_autograd(subject: Subject, row: np.ndarray, names: list[str]) -> dict[st
     return {name: None if g is None else g.float() for name, g in zip(names, found, strict=True)}
 
 
-def _missed(subject: Subject, tape: Tape, row: np.ndarray, names: list[str], exact: dict[str, Tensor | None], scale: float) -> list[str]:
-    """Parameters whose gradient on the tape is not autograd's."""
+def _missed(subject: Subject, tape: Tape, row: np.ndarray, names: list[str]) -> list[str]:
+    """Parameters whose gradient on the tape is not autograd's, for one example."""
+    exact = _by_autograd(subject, row, names)
+    sizes = {name: 0.0 if g is None else float(g.norm()) for name, g in exact.items()}
+    if not np.isfinite(list(sizes.values())).all():
+        return []  # nothing can be compared here
     with tape.recording(1):
         z = subject.raw_logits(row)
     if not z.requires_grad:
         return []
-    distance: dict[str, float] = {}
+    distance = dict(sizes)
     for name, uses in tape.gradients(z, _weights(z)[None, None]):  # one at a time: all together are as large as the model
         g = exact[name]
         here = torch.stack([use.dense()[0, 0] for use in uses]).sum(0).flatten()
         distance[name] = float((here if g is None else here - g.flatten()).norm())
-    sizes = {name: 0.0 if exact[name] is None else float(exact[name].norm()) for name in names}  # type: ignore[union-attr]
-    return [name for name in names if distance.get(name, sizes[name]) > COMPLETE * max(sizes[name], 1e-3 * scale)]
+    scale = max(sizes.values(), default=0.0)
+    return [name for name in names if distance[name] > COMPLETE * max(sizes[name], 1e-3 * scale)]

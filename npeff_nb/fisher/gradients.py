@@ -113,31 +113,39 @@ class Tape:
 
     # ---------------------------------------------------------------------------------------------------------------- recording
 
-    def learn(self, one: Callable[[], Any], two: Callable[[], Any]) -> None:
-        """Runs the model on one example and on that example twice, to see which tensors grow with the batch.
+    def learn(self, looks: list[tuple[Callable[[], Any], Callable[[], Any]]]) -> None:
+        """Runs the model on an example and on that example twice, to see which tensors grow with the batch; so for each of a few examples.
 
-        A number of rows alone does not tell: a batch of eight examples and a table of eight positions look the same.
+        A number of rows alone does not tell: a batch of eight examples and a table of eight positions look the same.  Where it differs from example to
+        example how many rows it has (experts that see some of the positions), rows cannot be told apart in a batch: then, and where
+        a tensor does not grow, examples have to come alone.
         """
-        found: list[_Seen] = []
-        sizes: list[_Shapes] = []
-        for n, run in ((1, one), (2, two)):
-            self._seeing = {}
-            sizes.append([])
-            handles = [m.register_forward_hook(_sizes_into(sizes[-1])) for m in self.model.modules()]
-            try:
-                with self.recording(n), torch.no_grad():
-                    run()
-            finally:
-                seen, self._seeing = self._seeing, None
-                for handle in handles:
-                    handle.remove()
-            found.append(seen)
-        self._one, self._two = found
-        outs = [(a, b) for key, (_, shapes) in self._one.items() for a, b in zip(shapes, self._two.get(key, ([], []))[1], strict=False)]
-        # What is looked up once for the batch has a first axis of 1 and is spread over the examples, unless these have several rows each: how
-        # often to spread it would then depend on where it goes.
-        several = any(_carries(a, b) and a[0] > 1 for a, b in zip(*sizes, strict=False))
-        self.one_by_one = any(not _carries(a, b) and (a != b or a[0] != 1 or several) for a, b in outs)
+        found: list[tuple[_Seen, _Seen]] = []
+        several = False
+        for look in looks:
+            seen_sizes: list[_Shapes] = []
+            seen: list[_Seen] = []
+            for n, run in zip((1, 2), look, strict=True):
+                self._seeing = {}
+                seen_sizes.append([])
+                handles = [m.register_forward_hook(_sizes_into(seen_sizes[-1])) for m in self.model.modules()]
+                try:
+                    with self.recording(n), torch.no_grad():
+                        run()
+                finally:
+                    once, self._seeing = self._seeing, None
+                    for handle in handles:
+                        handle.remove()
+                seen.append(once)
+            found.append((seen[0], seen[1]))
+            # What is looked up once for the batch has a first axis of 1 and is spread over the examples, unless these have several rows each: how
+            # often to spread it would then depend on where it goes.
+            several |= any(_carries(a, b) and a[0] > 1 for a, b in zip(*seen_sizes, strict=False))
+        self._one, self._two = found[0]
+        pairs = [(a, b) for one, two in found for key, (_, shapes) in one.items() for a, b in zip(shapes, two.get(key, ([], []))[1], strict=False)]
+        self.one_by_one = any(not _carries(a, b) and (a != b or a[0] != 1 or several) for a, b in pairs)
+        firsts = [{key: [shape[0] for side in sides for shape in side if shape] for key, sides in one.items()} for one, _ in found]
+        self.one_by_one |= any(first != firsts[0] for first in firsts)
 
     @contextmanager
     def recording(self, n_examples: int) -> Iterator[None]:
@@ -194,6 +202,8 @@ class Tape:
         """An output that was computed once for the whole batch (positions, say), once for each example: each needs a gradient of its own."""
         if per or self._n == 1:
             return output, per
+        if output.shape[0] == self._n:  # positions that are the same for all, until padding on the left moves them
+            return output, 1
         if output.shape[0] != 1:
             raise UnsupportedModule(
                 f"a {type(module).__name__} of the model (parameter {next(iter(names.values()))!r}) works once for the whole batch, so its gradient "
@@ -293,7 +303,8 @@ class Tape:
         # From the last layer down, as the backward went; a parameter leaves as soon as its last use is known, so that memory shrinks as it goes.
         while waiting:
             call, kept = waiting.pop()
-            if any(rows_of[0] is not None for rows_of in kept):  # else: the output was computed and then not used
+            # Else the output was computed and then not used, or there was nothing of this example in it.
+            if any(rows_of[0] is not None and rows_of[0].numel() for rows_of in kept):
                 for own, use in self._uses(call, kept).items():
                     by_name.setdefault(call.names[own], []).append(use)
             kept.clear()

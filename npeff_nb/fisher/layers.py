@@ -294,7 +294,7 @@ Sides = dict[str, Callable[[], "Use"]]
 
 def _positions(x: Tensor, lead: int) -> Tensor:
     """Everything between the leading axes and the last one becomes a single axis of positions."""
-    return x.reshape(*x.shape[:lead], -1, x.shape[-1])
+    return x.unsqueeze(lead) if x.ndim == lead + 1 else x.flatten(lead, -2)
 
 
 def _bias(b: Tensor) -> Outer:

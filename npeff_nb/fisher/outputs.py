@@ -232,12 +232,13 @@ class LabelWords(Output):
         prompts = [self._prompt(row, tokenizer) for row in table.to_dict("records")]
         table = table if self.template == "{text}" else table.assign(prompt=prompts)
         if is_masked(model):
-            ids = [self._one_token(tokenizer, word) for word in self._words()]
+            before = prompts[0].split(str(tokenizer.mask_token))[0]
+            ids = [self._one_token(tokenizer, before, word) for word in self._words()]
             made = _masked_batches(model, tokenizer, prompts, batch_size, quiet)
             made.encoded["word_ids"] = [ids] * len(prompts)
             return made, table
         prompts = [prompt.rstrip() if prompt != prompt.rstrip() else prompt for prompt in prompts]
-        words = [self._continuation(tokenizer, word, is_encoder_decoder(model)) for word in self._words()]
+        words = [_continuation(tokenizer, "" if is_encoder_decoder(model) else prompts[0], word) for word in self._words()]
         room = max(map(len, words))
         encoded, cut = encode(model, tokenizer, prompts, keep=0 if is_encoder_decoder(model) else room - 1,
                               keep_end=not is_encoder_decoder(model), quiet=quiet)  # fmt: skip
@@ -290,13 +291,8 @@ class LabelWords(Output):
             ) from None
 
     @staticmethod
-    def _continuation(tokenizer: Any, word: str, alone: bool) -> list[int]:
-        """Tokens of a word as it stands after a prompt; ``alone`` at the beginning of an answer."""
-        return _plain_ids(tokenizer, word.strip() if alone else " " + word.strip())
-
-    @staticmethod
-    def _one_token(tokenizer: Any, word: str) -> int:
-        ids = _plain_ids(tokenizer, " " + word.strip())
+    def _one_token(tokenizer: Any, before: str, word: str) -> int:
+        ids = _continuation(tokenizer, before, word)
         if len(ids) != 1:
             raise ValueError(
                 f"{word!r} is {len(ids)} tokens ({tokenizer.convert_ids_to_tokens(ids)}), and a mask stands for one: choose another word"
@@ -479,6 +475,20 @@ def _collate_sequences(tokenizer: Any, encoded: dict[str, list]) -> dict[str, Te
 def _targets(words: list[list[list[int]]]) -> Tensor:
     longest = max(len(word) for of_one in words for word in of_one)
     return torch.tensor([[word + [-1] * (longest - len(word)) for word in of_one] for of_one in words])
+
+
+def _continuation(tokenizer: Any, before: str, word: str) -> list[int]:
+    """Tokens of a word as it stands after a text and one space, or at the beginning of all.
+
+    By what is added to the text's own tokens: some tokenizers put a space before whatever they are given, and would count it twice.
+    """
+    before, word = before.rstrip(), word.strip()
+    if not before:
+        return _plain_ids(tokenizer, word)
+    own, both = _plain_ids(tokenizer, before), _plain_ids(tokenizer, f"{before} {word}")
+    if len(both) > len(own) and both[: len(own)] == own:
+        return both[len(own) :]
+    return _plain_ids(tokenizer, f" {word}")
 
 
 def _plain_ids(tokenizer: Any, text: str) -> list[int]:
