@@ -116,9 +116,9 @@ class Tape:
     def learn(self, looks: list[tuple[Callable[[], Any], Callable[[], Any]]]) -> None:
         """Runs the model on an example and on that example twice, to see which tensors grow with the batch; so for each of a few examples.
 
-        A number of rows alone does not tell: a batch of eight examples and a table of eight positions look the same.  Where it differs from example to
-        example how many rows it has (experts that see some of the positions), rows cannot be told apart in a batch: then, and where
-        a tensor does not grow, examples have to come alone.
+        A number of rows alone does not tell: a batch of eight examples and a table of eight positions look the same.  Where it differs from
+        example to example how many rows it has (experts that see some of the positions), rows cannot be told apart in a batch: then, and where a
+        tensor does not grow, examples have to come alone.
         """
         found: list[tuple[_Seen, _Seen]] = []
         several = False
@@ -190,6 +190,8 @@ class Tape:
             for at, rows in enumerate(now[side]):
                 # A call that was not there before (a branch that depends on the input) is taken to be like most.
                 carries = _carries(one[side][at], two[side][at]) if known else rows == n
+                # Positions are looked up once for all, until padding on the left moves them.
+                carries |= known and one[side][at][:1] == two[side][at][:1] == (1,) and one[side][at] == two[side][at] and rows == n > 1
                 found[side].append(rows // n if carries else 0)
                 if carries and rows % n:
                     raise UnsupportedModule(
@@ -202,8 +204,6 @@ class Tape:
         """An output that was computed once for the whole batch (positions, say), once for each example: each needs a gradient of its own."""
         if per or self._n == 1:
             return output, per
-        if output.shape[0] == self._n:  # positions that are the same for all, until padding on the left moves them
-            return output, 1
         if output.shape[0] != 1:
             raise UnsupportedModule(
                 f"a {type(module).__name__} of the model (parameter {next(iter(names.values()))!r}) works once for the whole batch, so its gradient "
