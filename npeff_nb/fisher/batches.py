@@ -223,7 +223,8 @@ class ImageBatches(Batches):
 class ReadyBatches(Batches):
     """Inputs that need no tokenizer: one tensor (n, ...) or a dict of them, for any module with ``logits=``."""
 
-    def __init__(self, inputs: Any, batch_size: int | None = None) -> None:
+    def __init__(self, inputs: Any, batch_size: int | None = None, trim: bool = False) -> None:
+        self.trim = trim  # drop what is padding for a whole batch
         self.inputs = inputs if isinstance(inputs, dict) else {"inputs": inputs}
         self.bare = not isinstance(inputs, dict)
         lengths = {key: len(value) for key, value in self.inputs.items()}
@@ -237,6 +238,10 @@ class ReadyBatches(Batches):
 
     def batch(self, rows: np.ndarray) -> Any:
         chosen = {key: value[torch.as_tensor(rows)] for key, value in self.inputs.items()}
+        mask = chosen.get("attention_mask")
+        if self.trim and mask is not None:
+            kept = int(mask.flatten(0, -2).any(0).nonzero().max()) + 1
+            chosen = {k: v[..., :kept] if v.ndim == mask.ndim and v.shape[-1] == mask.shape[-1] else v for k, v in chosen.items()}
         return chosen["inputs"] if self.bare else chosen
 
     def take(self, rows: np.ndarray) -> ReadyBatches:

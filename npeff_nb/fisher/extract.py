@@ -25,6 +25,7 @@ from npeff_nb.fisher.outputs import Output, Own, output_for
 from npeff_nb.fisher.parameters import choose_parameters
 from npeff_nb.fisher.pefs import PEFs
 from npeff_nb.fisher.predictions import REST
+from npeff_nb.fisher.reattach import output_again
 from npeff_nb.fisher.shelf import Folder, Memory
 from npeff_nb.fisher.subject import Subject, check_ready
 from npeff_nb.fisher.workers import Workers
@@ -98,6 +99,8 @@ def extract_fishers(
     """
     check_ready(model)
     _check(fisher, on_nan, diagonal, rank)
+    if features == "topk" and rank is not None:
+        raise ValueError("features='topk' keeps entries of the paper's own rows and rank= turns rows: choose one of them")
     asked, recipe = _question(model, output, logits, fisher, features, rank, like)
     batches, table = _examples(model, tokenizer, examples, inputs, asked, batch_size)
     chosen = choose_parameters(model, parameters, scale) if like is None else _parameters_like(model, like)
@@ -109,7 +112,7 @@ def extract_fishers(
     if recipe.top is not None and (like is not None or recipe.n_rows(c) > c):
         recipe = replace(recipe, top=min(recipe.top, c))
     subject.recipe = recipe
-    if fisher == "empirical":
+    if recipe.fisher == "empirical":
         subject.gold = _gold(table, asked.class_names(model, c) if not asked.vocabulary else [], c, recipe, tokenizer)
     k = recipe.n_rows(c)
     size = Size(len(batches), k, float(batches.lengths.mean()))
@@ -215,8 +218,9 @@ def _question(
         asked: Output = Own(logits)
     elif output is not None:
         asked = output
-    elif like is not None and getattr(like, "subject", None) is not None:
-        asked = like.subject.output
+    elif like is not None:
+        live = getattr(like, "subject", None)
+        asked = live.output if live is not None else output_again(getattr(like, "facts", {}))
     else:
         asked = output_for(model)
     if like is None:

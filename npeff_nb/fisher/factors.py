@@ -150,7 +150,7 @@ class Recipe:
             spare = 1 if self.family == "categorical" else 0
             return replace(self, top=int(classes) if classes + spare < c else None)
         if isinstance(classes, float) and 0 < classes < 1:
-            return replace(self, top=min(MOST_ROWS, c - 1), least=classes)
+            return replace(self, top=min(MOST_ROWS, c if self.family == "bernoulli" else c - 1), least=classes)
         raise ValueError(f"classes={classes!r}: give 'auto', 'all', how many to keep (from 1), a least probability (below 1), or Sampled(draws)")
 
     def n_rows(self, c: int) -> int:
@@ -202,6 +202,8 @@ class Recipe:
         if "outcomes" not in chosen:
             return z
         outcomes = torch.from_numpy(chosen["outcomes"]).long().to(z.device)
+        if self.family == "categorical":  # as log-probabilities: what is absent is far below them, whatever the logits' own level
+            z = torch.log_softmax(z, -1)
         kept = torch.where(outcomes >= 0, z.gather(1, outcomes.clamp_min(0)), ABSENT)
         if self.family == "bernoulli":
             return kept
@@ -261,15 +263,20 @@ class Recipe:
         if self.family == "bernoulli":
             weight = torch.sigmoid(z) * torch.sigmoid(-z)
             kept = torch.where(outcomes >= 0, weight.gather(1, outcomes.clamp_min(0)), 0.0).sum(1)
-            return (kept / weight.sum(1)).cpu().numpy()
+            total = weight.sum(1)
+            return torch.where(total > 0, kept / total.clamp_min(torch.finfo(z.dtype).tiny), 1.0).cpu().numpy()
         p = torch.softmax(z, -1)
         within = torch.nan_to_num(torch.softmax(_masked(z, outcomes), -1))
         s = torch.softmax(self.coarse(z, chosen), -1)[:, -1]
-        # 1 − Σp² summed as Σ p(1 − p): a confident prediction keeps its digits.
-        rest = -torch.expm1(torch.log_softmax(z, -1))
-        total = (p * rest).sum(1)
-        lost = s * (within * (1 - within)).sum(1)
+        total, lost = _spread_of(p), s * _spread_of(within)
         return torch.where(total > 0, 1 - lost / total.clamp_min(torch.finfo(p.dtype).tiny), 1.0).clamp(0, 1).cpu().numpy()
+
+
+def _spread_of(p: Tensor) -> Tensor:
+    """1 − Σ p², summed as Σ p (1 − p) with 1 − p of the likeliest as the sum of all others: a confident prediction keeps its digits."""
+    top = p.argmax(1, keepdim=True)
+    others = p.scatter(1, top, 0.0)
+    return (others * (1 - others)).sum(1) + p.gather(1, top)[:, 0] * others.sum(1)
 
 
 def _masked(z: Tensor, outcomes: Tensor) -> Tensor:

@@ -57,7 +57,9 @@ def subject_of(subject: Subject, landmarks: dict[str, np.ndarray]) -> Subject:
     """The landmark examples as a subject of their own, from what :func:`record` kept."""
     inputs = {k.removeprefix("input."): torch.from_numpy(v) for k, v in landmarks.items() if k.startswith("input.")}
     longest = max((value.shape[1] for value in inputs.values() if value.ndim > 1), default=1)
-    batches = ReadyBatches(inputs.get("", inputs), max(1, subject.batches.positions // longest))
+    # Alone where the other examples come alone; without the padding that longer ones gave them.
+    size = 1 if subject.batches.batch_size == 1 else max(1, subject.batches.positions // longest)
+    batches = ReadyBatches(inputs.get("", inputs), size, trim=True)
     choices = {key.removeprefix("chosen."): value for key, value in landmarks.items() if key.startswith("chosen.")}
     return Subject(subject.model, batches, subject.output, subject.recipe, subject.tokenizer, choices)
 

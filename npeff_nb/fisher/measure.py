@@ -54,6 +54,10 @@ class Measure:
         """Parameters in all, p."""
         return int(self.starts[-1])
 
+    def rows(self, rank: float | int | None) -> int:
+        """Rows that are kept of an example, after rotation onto ``rank`` axes."""
+        return min(rank, self.k) if isinstance(rank, int) else self.k
+
     def __call__(self, subject: Subject, tape: Tape, batch: np.ndarray) -> tuple[Arrays, Arrays]:
         """Arrays with one row for each of the b examples, and arrays that add up over batches.
 
@@ -90,7 +94,8 @@ class Measure:
                     if name in self.landmarks.uses:
                         features += self.landmarks.products(name, uses)
                 elif wide["topk"]:
-                    entries.add(_written(uses), int(self.starts[at]), self.size)
+                    # Also the rows that are zero for this whole batch: every example keeps equally many entries.
+                    entries.add(_written([use.padded(self.k) for use in uses]), int(self.starts[at]), self.size)
                 else:
                     seen_as = fm.of_parameter(name, uses).float()
                     features[:, :, fm.slot(name)] = seen_as
@@ -120,7 +125,9 @@ class Measure:
             traces[:, torch.from_numpy(bad)] = 0
         each: Arrays = {f"choice.{key}": value for key, value in chosen.items()}
         if subject.recipe.draws:
-            each["sampling_error"] = np.where(bad, 0, sampling_error(grams, min(subject.recipe.draws, k)))
+            # Draws that are zero for a whole batch have no row there, and count all the same.
+            every = torch.nn.functional.pad(grams, (0, self.k - k, 0, self.k - k))
+            each["sampling_error"] = np.where(bad, 0, sampling_error(every, subject.recipe.draws))
         trace = traces.sum(0)
         retained_rows = np.ones(b)
         if subject.recipe.rank is not None:
@@ -131,7 +138,7 @@ class Measure:
             grams = turn @ grams @ turn.transpose(1, 2)
             kept = grams.diagonal(dim1=1, dim2=2).sum(-1)
             retained_rows = torch.where(trace > 0, kept / trace.clamp_min(torch.finfo(trace.dtype).tiny), 1.0).cpu().numpy()
-            each["choice.mixing"] = _pad(turn.float().cpu().numpy(), self.k, 2)
+            each["choice.mixing"] = _pad(_pad(turn.float().cpu().numpy(), self.rows(subject.recipe.rank), 1), self.k, 2)
         norms = grams.square().sum((1, 2)).sqrt().cpu().numpy()
         each |= {
             "norms": norms, "traces": trace.cpu().numpy(), "logits": logits.float().cpu().numpy(), "retained": retained,
@@ -142,11 +149,10 @@ class Measure:
             sketched = (features @ features.transpose(1, 2)).double().square().sum((1, 2)).sqrt().cpu().numpy()
             right = np.sqrt(np.divide(norms, sketched, out=np.zeros_like(sketched), where=sketched > 0))
             features = features * torch.from_numpy(right).to(features)[:, None, None]
-        rows = subject.recipe.rank if isinstance(subject.recipe.rank, int) else self.k
         if wide["topk"]:
             each |= entries.rows(self.size, self.k, bad)
         else:
-            each["features"] = _pad(features.cpu().numpy(), rows, 1)
+            each["features"] = _pad(features.cpu().numpy(), self.rows(subject.recipe.rank), 1)
         if self.diagonal_entries:
             each |= diagonals.falling(bad) | {"diagonal.norms": np.where(bad, 0, squares.sqrt().cpu().numpy())}
         share = traces / trace.clamp_min(torch.finfo(trace.dtype).tiny)
