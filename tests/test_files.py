@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 import npeff_nb as nb
 from npeff_nb import _files
-from npeff_nb._files import MANIFEST, VERSION, read_folder, write_folder, write_text
+from npeff_nb._files import MANIFEST, VERSION, allocate, load_arrays, map_array, read_folder, save_arrays, write_folder, write_text
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([1, 2], dtype=np.int64)}
 
@@ -257,3 +258,150 @@ def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_text(path, "second")
     assert path.read_text(encoding="utf-8") == "first ü"
     assert names(tmp_path / "deep") == ["page.html", "plain"]
+
+
+# ------------------------------------------------------------------------------------------------------------------- arrays in files of their own
+
+needs_fallocate = pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room cannot be asked for on this system")
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4), (0, 3), (2, 0)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
+def test_an_array_is_made_on_disk_and_is_safetensors(shape, dtype, tmp_path):
+    made = allocate(tmp_path / "x", shape, dtype)
+    assert (made.shape, made.dtype) == (shape, np.dtype(dtype))
+    assert not made.any()
+    made[...] = np.arange(made.size).reshape(shape)
+    if made.size:
+        made.flush()
+    expected = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    for found in (map_array(tmp_path / "x"), load_file(tmp_path / "x")["it"]):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_mapped_array_is_only_looked_at(tmp_path):
+    allocate(tmp_path / "x", (4, 5))[...] = 1
+    found = map_array(tmp_path / "x")
+    assert isinstance(found, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0] = 2
+
+
+@needs_fallocate
+def test_there_is_room_or_nothing(tmp_path, monkeypatch):
+    """Writing to a mapped file on a full disk would end the process without a word."""
+    with pytest.raises(OSError, match=r"No space left|too large"):
+        allocate(tmp_path / "x", (2**50,))  # four million gigabytes
+    assert names(tmp_path) == []
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        allocate(tmp_path / "x", (7,))
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_says_too_much_of_itself_is_not_ours(tmp_path):
+    (tmp_path / "x").write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match=f"x has a header of {2**40} bytes: it was not written by npeff_nb"):
+        map_array(tmp_path / "x")
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 10**9])
+def test_large_arrays_get_files_of_their_own(at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(_files, "COPIED_AT_ONCE", at_once)
+    big, turned = np.arange(60, dtype=np.float32).reshape(10, 6), np.arange(12.0).reshape(3, 4).T
+    made = allocate(tmp_path / "made", (3, 2))
+    made[...] = 7
+    made.flush()
+    path = write_folder(tmp_path / "t", "thing", ARRAYS, {}, {}, {"big": big, "turned": turned, "moved": tmp_path / "made", "none": np.zeros((0, 4))})
+    assert names(path) == ["arrays.safetensors", "big.array.safetensors", "manifest.json", "moved.array.safetensors", "none.array.safetensors",
+                           "turned.array.safetensors"]  # fmt: skip
+    assert names(tmp_path) == ["t"]  # what was made beforehand was moved
+    arrays = read_folder(path)[1]
+    assert isinstance(arrays["big"], np.memmap)
+    for name, value in (ARRAYS | {"big": big, "turned": turned, "moved": np.full((3, 2), 7, np.float32), "none": np.zeros((0, 4))}).items():
+        assert arrays[name].dtype == value.dtype
+        np.testing.assert_array_equal(arrays[name], value)
+    content = (path / "big.array.safetensors").read_bytes()
+    damage(path, "big.array.safetensors", content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"big\.array\.safetensors is missing or was changed since it was written"):
+        read_folder(path)
+
+
+@needs_fallocate
+def test_no_room_for_a_large_array_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = write(tmp_path / "t")
+    before = same_bytes(path)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_folder(path, "thing", ARRAYS, {}, {}, {"big": np.ones((9, 9))})
+    assert same_bytes(path) == before
+    assert names(tmp_path) == ["t"]
+
+
+# ------------------------------------------------------------------------------------------------------ one file of arrays, whole or not there
+
+SOME = {
+    "rows": np.array([3, 1, 2]),
+    "x": np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4),
+    "one": np.array([2.5]),
+    "flags": np.array([0, 1, 1], np.uint8),
+}
+
+
+def test_a_file_of_arrays_is_read_as_it_was_written(tmp_path):
+    save_arrays(tmp_path / "x", SOME | {"turned": SOME["x"].T})
+    found = load_arrays(tmp_path / "x")
+    assert found.keys() == {*SOME, "turned"}
+    for name, value in (SOME | {"turned": SOME["x"].T}).items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value)
+    assert names(tmp_path) == ["x"]
+    assert load_arrays(tmp_path / "y") is None
+
+
+def test_a_changed_byte_anywhere_is_noticed(tmp_path):
+    """Nothing that was not written is ever taken for what was; a header's blanks may change."""
+    save_arrays(tmp_path / "x", SOME)
+    content = (tmp_path / "x").read_bytes()
+    noticed = 0
+    for at in range(len(content)):
+        for mask in (0x01, 0x20, 0xFF):
+            (tmp_path / "x").write_bytes(content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :])
+            found = load_arrays(tmp_path / "x")
+            noticed += found is None
+            if found is not None:
+                assert all(np.array_equal(found[name], value) and found[name].dtype == value.dtype for name, value in SOME.items())
+    assert noticed > 2.8 * len(content)
+
+
+@pytest.mark.parametrize("length", [0, 4, 8, 100, -30, -1])
+def test_a_torn_file_of_arrays_is_not_there(length, tmp_path):
+    save_arrays(tmp_path / "x", SOME)
+    content = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(content[:length])
+    assert load_arrays(tmp_path / "x") is None
+    (tmp_path / "x").write_bytes(content + b"more")
+    assert load_arrays(tmp_path / "x") is None
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), SafetensorError("No space left on device")])
+def test_arrays_that_cannot_be_written_leave_what_was_there(error, tmp_path, monkeypatch):
+    save_arrays(tmp_path / "x", SOME)
+    before = same_bytes(tmp_path)
+
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr(_files, "save_file", fail)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError, match=r"No space left|^$"):
+        save_arrays(tmp_path / "x", {"other": np.zeros(3)})
+    assert same_bytes(tmp_path) == before

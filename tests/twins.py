@@ -9,6 +9,39 @@ import torch
 from torch import nn
 
 
+def double(model: nn.Module) -> nn.Module:
+    """A copy in float64, all of whose parameters can be asked for gradients."""
+    return copy.deepcopy(model).double().requires_grad_()
+
+
+def flat_gradients(value: torch.Tensor, chosen: list[nn.Parameter]) -> torch.Tensor:
+    """∂ value / ∂θ (p,) by autograd alone; zeros for what is not used."""
+    found = torch.autograd.grad(value, chosen, retain_graph=True, allow_unused=True)
+    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(chosen, found, strict=True)])
+
+
+def rows_of_logits(
+    model: nn.Module, z: torch.Tensor, names: list[str], family: str = "categorical", fisher: str = "true", gold: object = None
+) -> np.ndarray:
+    """Factor rows (k, p) of one example by their definition, from its logits z (c,) with their graph over the parameters of ``model``.
+
+    ``true``: √p_y ∇log p_y for every class; for independent labels √(p_l (1 − p_l)) ∇z_l for every label.
+    ``empirical``, ``predicted``: ∇log p of the label ``gold`` (a class, or c zeros and ones), or of the likeliest.
+    """
+    parameters = dict(model.named_parameters())
+    chosen = [parameters[name] for name in names]
+    if family == "bernoulli":
+        p = torch.sigmoid(z).detach()
+        if fisher == "true":
+            return torch.stack([(p_l * (1 - p_l)).sqrt() * flat_gradients(z_l, chosen) for p_l, z_l in zip(p, z, strict=True)]).numpy()
+        y = torch.as_tensor(gold if fisher == "empirical" else (p > 0.5).numpy(), dtype=z.dtype)
+        return flat_gradients((y * nn.functional.logsigmoid(z) + (1 - y) * nn.functional.logsigmoid(-z)).sum(), chosen)[None].numpy()
+    log_p = torch.log_softmax(z, -1)
+    if fisher == "true":
+        return torch.stack([(v.detach() / 2).exp() * flat_gradients(v, chosen) for v in log_p]).numpy()
+    return flat_gradients(log_p[int(gold) if fisher == "empirical" else int(z.argmax())], chosen)[None].numpy()
+
+
 def log_probability_gradients(model: nn.Module, logits_of, batch_of_one, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """p (c,) and ∂ log p_y / ∂θ (c, p) of one example, class by class, by autograd alone."""
     double = copy.deepcopy(model).double()
@@ -28,6 +61,20 @@ def fisher_rows(model: nn.Module, logits_of, batch_of_one, names: list[str]) -> 
     """Rows √p_y ∇log p_y (c, p), whose Gram is F = Σ_y p_y ∇log p_y ∇log p_yᵀ: the definition, without any reduction."""
     p, gradients = log_probability_gradients(model, logits_of, batch_of_one, names)
     return np.sqrt(p)[:, None] * gradients
+
+
+def stick_breaking(logits: np.ndarray) -> np.ndarray:
+    """The c − 1 vectors on the logits (c,) whose pull-backs are an example's factor rows, class after class from the likeliest on."""
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    rows = np.zeros((len(p) - 1, len(p)))
+    for k, y in enumerate(order[:-1]):
+        here, after = p[order[k:]].sum(), p[order[k + 1 :]].sum()
+        rows[k, y] = 1
+        rows[k, order[k + 1 :]] = -p[order[k + 1 :]] / after
+        rows[k] *= np.sqrt(p[y] * after / here)
+    return rows
 
 
 def fisher(rows: np.ndarray) -> np.ndarray:

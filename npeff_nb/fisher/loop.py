@@ -31,7 +31,7 @@ SHARD_EXAMPLES = 256
 """Examples that are lost at most when a run is killed ..."""
 SHARD_POSITIONS = 8192
 """... and their positions: a minute or two of a language model on a CPU."""
-PILOT_BYTES = 384 * 2**20
+PILOT_BYTES = 224 * 2**20
 """Unreduced sketches held at once while the principal directions are found; memory does not grow with n beyond it."""
 PILOT_SEED = 0
 TAPE_BYTES = 2**30

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,6 +242,14 @@ def test_transform_asks_for_the_same_features(fitted, rows):
         fitted.transform(np.where(np.arange(40)[:, None, None] == 2, np.nan, rows))
 
 
+def test_transform_asks_for_the_same_scales(npeff, bert, tokenizer):
+    """Scaled gradients stand in coordinates of the same names, and mean other numbers."""
+    scaled = extract_fishers(bert, tokenizer, tiny.TEXTS, features="dense", scale={"MLP": 3.0}, progress=False)
+    with pytest.raises(ValueError, match="other coordinates"):
+        npeff.transform(scaled)
+    assert npeff.transform(extract_fishers(bert, tokenizer, tiny.TEXTS, like=npeff, progress=False)).shape == (8, 4)
+
+
 CALLS = {
     "transform": lambda n, path: n.transform(np.ones((2, 3))),
     "inverse_transform": lambda n, path: n.inverse_transform(np.ones((2, 3))),
@@ -370,10 +380,30 @@ def test_attached_to_ready_inputs(tmp_path):
     torch.testing.assert_close(back.direction(0)["again.weight"], npeff.direction(0)["again.weight"])
 
 
-def test_another_model_is_not_attached(npeff, tmp_path):
+def test_the_model_itself_is_attached_without_a_word(npeff, tmp_path):
     back = nb.load(npeff.save(tmp_path / "x.npeff"))
-    with pytest.raises(ValueError, match=r"this is not the model that the Fishers were taken from.*its parameters have the hash"):
-        back.attach(tiny.bert(seed=1), tiny.tokenizer())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        back.attach(tiny.bert(), tiny.tokenizer())
+
+
+def test_another_model_is_attached_with_a_warning_that_names_what_differs(npeff, tmp_path):
+    back, later = nb.load(npeff.save(tmp_path / "x.npeff")), tiny.bert()
+    with torch.no_grad():
+        later.bert.pooler.dense.weight[0, 0] += 1
+    with pytest.warns(UserWarning, match=r"^this is not the model that these Fishers were taken from: bert\.pooler\.dense\.weight has other values$"):
+        assert back.attach(later, tiny.tokenizer()) is back
+    assert back.subject.model is later
+    assert back.direction(0)
+
+
+def test_a_model_that_cannot_be_asked_is_not_attached(npeff, tmp_path):
+    back = nb.load(npeff.save(tmp_path / "x.npeff"))
+    first = r"they are over 'bert\.encoder\.layer\.0\.attention\.self\.query\.weight' of shape \(16, 16\), and the model"
+    with pytest.raises(ValueError, match=rf"this is not the model that the Fishers were taken from .*{first} does not have it"):
+        back.attach(tiny.gpt2(), tiny.tokenizer())
+    with pytest.raises(ValueError, match=rf"{first} has it with shape \(32, 32\)"):
+        back.attach(tiny.bert(hidden_size=32), tiny.tokenizer())
     with pytest.raises(ValueError, match="training mode"):
         back.attach(tiny.bert().train(), tiny.tokenizer())
     with pytest.raises(TypeError, match="attach needs the model's tokenizer"):

@@ -7,12 +7,12 @@ import torch
 from npeff_nb.decomposition import orientation as module
 from npeff_nb.decomposition.orientation import orientation
 from npeff_nb.directions.perturb import edited_logits, kl
-from npeff_nb.fisher.factors import reduced_cotangents
+from npeff_nb.fisher.factors import Recipe, bernoulli_cotangents, principal_rows, reduced_cotangents
 
 
-def one_direction(z, delta):
+def one_direction(z, delta, cotangents=reduced_cotangents):
     """Projections (n, k, 1) and norms (n,) of a model whose logits move by ``delta`` along one direction."""
-    along = np.einsum("nkc,nc->nk", reduced_cotangents(torch.from_numpy(z)).numpy(), delta)
+    along = np.einsum("nkc,nc->nk", cotangents(torch.from_numpy(z)).numpy(), delta)
     norms = np.full(len(z), 2.0)  # any number: it is divided out and put back
     return (along / np.sqrt(norms)[:, None])[:, :, None], norms
 
@@ -27,6 +27,38 @@ def test_sign_is_that_of_the_larger_divergence_for_small_steps(seed, confidence)
     s = 1e-2  # the third order decides (the fifth is s² of it), and it stands well above rounding even where the divergence is 1e-12
     down, up = kl(z - sign * s * delta, z)[0], kl(z + sign * s * delta, z)[0]
     assert down >= up
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("confidence", [0.5, 3.0, 8.0])
+def test_the_same_for_independent_labels(seed, confidence):
+    rng = np.random.default_rng(seed)
+    z, delta = confidence * rng.normal(size=(1, 4)), rng.normal(size=(1, 4))
+    P, norms = one_direction(z, delta, bernoulli_cotangents)
+    sign = orientation(np.ones((1, 1)), P, z, norms, Recipe("bernoulli"))[0]
+    s = 1e-2
+    assert kl(z - sign * s * delta, z, "bernoulli")[0] >= kl(z + sign * s * delta, z, "bernoulli")[0]
+
+
+def test_rotated_rows_have_the_sign_of_the_rows_they_were_made_of():
+    """All axes kept: the recorded rotation is undone, so whatever it was, the sign is that of the rows by class."""
+    rng = np.random.default_rng(3)
+    z, delta = 3 * rng.normal(size=(20, 5)), rng.normal(size=(20, 5))
+    P, norms = one_direction(z, delta)
+    W = rng.random((20, 1))
+    rows = reduced_cotangents(torch.from_numpy(z)) @ torch.from_numpy(rng.normal(size=(5, 30)))
+    turn = principal_rows(rows @ rows.transpose(1, 2), 4).numpy()
+    turned = np.einsum("nqk,nkr->nqr", turn, P)
+    plain, rotated = orientation(W, P, z, norms), orientation(W, turned, z, norms, Recipe(rank=4), {"mixing": turn})
+    assert plain[0] == rotated[0]
+    assert orientation(W, -turned, z, norms, Recipe(rank=4), {"mixing": turn})[0] == -plain[0]
+
+
+@pytest.mark.parametrize("fisher", ["empirical", "predicted"])
+def test_a_single_gradient_points_where_its_label_becomes_likelier(fisher):
+    projections = np.array([[[0.5]], [[0.4]], [[-0.2]]])
+    for sign in (1.0, -1.0):
+        assert orientation(np.ones((3, 1)), sign * projections, np.zeros((3, 4)), np.ones(3), Recipe(fisher=fisher))[0] == sign
 
 
 def test_turning_the_projections_round_turns_the_sign_round():

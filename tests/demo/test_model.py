@@ -13,7 +13,8 @@ import tiny
 
 import npeff_nb as nb
 from npeff_nb.demo import model as demo_model
-from npeff_nb.fisher._inputs import TextBatches, SequenceClasses().logits
+from npeff_nb.fisher.factors import Recipe
+from npeff_nb.fisher.outputs import SequenceClasses, texts_as_batches
 from npeff_nb.fisher.subject import Subject
 
 
@@ -30,7 +31,7 @@ def facts():
 def test_it_is_right_on_questions_it_never_saw_as_often_as_it_says(demo, facts):
     held = demo.examples[demo.examples["split"] == "test"].reset_index(drop=True)
     assert len(held) == facts["held_out_examples"]
-    subject = Subject(demo.model, TextBatches(demo.model, demo.tokenizer, held, 64), SequenceClasses().logits, demo.tokenizer)
+    subject = Subject(demo.model, texts_as_batches(demo.model, demo.tokenizer, held, 64), SequenceClasses(), Recipe(), demo.tokenizer)
     predicted = subject.logits(np.arange(len(held))).argmax(1).numpy()
     accuracy = (np.array(facts["labels"])[predicted] == held["label"]).mean()
     assert accuracy >= 0.93

@@ -10,8 +10,8 @@ import twins
 
 from npeff_nb import NPEFF
 from npeff_nb.directions import lift
-from npeff_nb.fisher.outputs import SequenceClasses
 from npeff_nb.fisher.extract import extract_fishers
+from npeff_nb.fisher.outputs import Own, SequenceClasses
 
 
 def flat(direction: dict[str, torch.Tensor], names: list[str]) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_the_model_is_left_as_it_was(error, bert, tokenizer):
             raise error("stopped here")
         return SequenceClasses().logits(model, batch)
 
-    npeff.subject.logits_of = logits
+    npeff.subject.output = Own(logits)
     if error is None:
         assert npeff.direction(0)["bert.encoder.layer.0.output.dense.weight"].any()
     else:
@@ -108,19 +108,31 @@ def test_the_model_is_left_as_it_was(error, bert, tokenizer):
 
 
 def test_pull_back_is_the_gradient_by_autograd(shared):
-    """Σ_i J_iᵀ v_i for given v, one example after the other in float64."""
+    """Σ_ik θ_ik · (factor row k of example i) for given θ, one example after the other in float64."""
     names = ["bert.encoder.layer.1.output.dense.weight", "bert.pooler.dense.weight"]
     rows = np.array([3, 11, 5])
-    v = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = lift.pull_back(shared.subject, names, rows, v)
+    theta = np.random.default_rng(0).standard_normal((3, 2))
+    found = lift.pull_back(shared.subject, names, rows, theta, shared.logits[rows])
     model = tiny.bert().double()
     chosen = [dict(model.named_parameters())[name] for name in names]
     total = 0
-    for row, weights in zip(rows, v, strict=True):
+    for row, weights in zip(rows, theta, strict=True):
         z = model(**tiny.tokenizer()([shared.examples["text"][row]], return_tensors="pt")).logits[0]
-        total = total + (z * weights).sum()
+        total = total + (z * torch.from_numpy(weights @ twins.stick_breaking(z.detach().numpy()))).sum()
     for name, expected in zip(names, torch.autograd.grad(total, chosen), strict=True):
         torch.testing.assert_close(found[name].double(), expected, rtol=1e-4, atol=1e-5)  # float32
+
+
+def test_pull_back_takes_the_rows_of_the_extraction_also_where_the_model_moved(shared):
+    """Row k belongs to the k-th likeliest class *then*: an edited model's own order must not mix them up."""
+    names, rows, theta = ["bert.pooler.dense.weight"], np.array([2]), np.array([[1.0, 0.0]])
+    upside_down = -shared.logits[rows]
+    found = lift.pull_back(shared.subject, names, rows, theta, upside_down)[names[0]]
+    model = tiny.bert().double()
+    z = model(**tiny.tokenizer()([shared.examples["text"][2]], return_tensors="pt")).logits[0]
+    v = torch.from_numpy(twins.stick_breaking(upside_down[0].astype(np.float64))[0])
+    (expected,) = torch.autograd.grad((z * v).sum(), [model.bert.pooler.dense.weight])
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_random_direction_is_unit_seeded_and_like_its_model(npeff):

@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from npeff_nb import NPEFF
-from npeff_nb.explain.describe import DRAWS, USED, component_table, default_label, distinguishing_words, gold_labels, label_columns, purity
+from npeff_nb.explain.describe import DRAWS, USED, component_table, default_label, distinguishing_words, label_columns, purity
 from npeff_nb.fisher.extract import extract_fishers
+from npeff_nb.fisher.predictions import gold_labels
 
 
 def commonest(values: np.ndarray) -> float:
@@ -93,7 +94,7 @@ def test_no_word_is_better_than_a_meaningless_one(texts):
 def gold(npeff):
     def of(labels) -> np.ndarray | None:
         npeff.examples = npeff.examples.assign(label=labels)
-        return gold_labels(npeff)
+        return gold_labels(npeff.examples, npeff.classes)
 
     return of
 

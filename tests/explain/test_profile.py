@@ -12,9 +12,11 @@ import torch
 import twins
 
 from npeff_nb import NPEFF
+from npeff_nb._progress import Cancelled
 from npeff_nb.directions.perturb import kl
-from npeff_nb.explain.profile import JUDGED_AT, STRENGTHS, Cancelled, profile
+from npeff_nb.explain.profile import JUDGED_AT, STRENGTHS, profile
 from npeff_nb.fisher.extract import extract_fishers
+from npeff_nb.fisher.outputs import Own, SequenceClasses
 
 
 def test_everything_a_picture_needs_as_plain_data(npeff):
@@ -97,15 +99,15 @@ def test_stopped_at_any_step_nothing_is_kept_and_the_model_is_as_it_was(step, er
 
 
 def test_an_interrupt_while_the_edited_model_runs(npeff, monkeypatch):
-    before, logits_of, calls = twins.state(npeff.subject.model), npeff.subject.logits_of, []
+    before, calls = twins.state(npeff.subject.model), []
 
     def stop(model, batch):
         calls.append(not torch.equal(model.bert.pooler.dense.weight, before["values"]["bert.pooler.dense.weight"]))
         if calls[-1]:
             raise KeyboardInterrupt
-        return logits_of(model, batch)
+        return SequenceClasses().logits(model, batch)
 
-    monkeypatch.setattr(npeff.subject, "logits_of", stop)
+    monkeypatch.setattr(npeff.subject, "output", Own(stop))
     with pytest.raises(KeyboardInterrupt):
         profile(npeff, 0)
     assert calls[-1]  # it was the edited model

@@ -17,6 +17,7 @@ from npeff_nb import NPEFF
 from npeff_nb.directions.lift import random_direction
 from npeff_nb.explain.tokens import token_shares, words
 from npeff_nb.fisher.extract import extract_fishers
+from npeff_nb.fisher.outputs import LabelWords, NextToken
 
 
 def brute_shares(model: nn.Module, encoded: dict, direction: dict[str, torch.Tensor]) -> tuple[np.ndarray, float]:
@@ -73,7 +74,7 @@ WITH_WORDS = [
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("parameters", ["default", WITH_WORDS], ids=["matrices", "with words"])
 def test_shares_are_those_of_the_definition(side, parameters):
-    """Padded batches against single examples; left padding moves positions, and the model is told so by its mask."""
+    """Padded batches against single examples, whichever side the tokenizer would pad on: a text's positions are its own."""
     model, tokenizer = tiny.bert(), tiny.tokenizer(side)
     pefs = extract_fishers(model, tokenizer, tiny.TEXTS, features="dense", parameters=parameters, batch_size=4, progress=False)
     direction = random_direction(NPEFF(1, n_init=1, random_state=0).fit(pefs).direction(0), 0)
@@ -82,14 +83,10 @@ def test_shares_are_those_of_the_definition(side, parameters):
         encoded = dict(tokenizer([tiny.TEXTS[row]], return_tensors="pt"))
         assert len(shares) == encoded["input_ids"].shape[1]
         assert shares.sum() + rest == pytest.approx(1, abs=1e-4)
-        if side == "left":
-            # BERT counts positions from the first column, padding included: the same numbers come from the padded text.
-            width = int(max(pefs.subject.batches.lengths[batch].max() for batch in pefs.subject.batches.batches(rows) if row in batch))
-            encoded = dict(tokenizer([tiny.TEXTS[row]], padding="max_length", max_length=width, return_tensors="pt"))
         expected, expected_rest = brute_shares(model, encoded, direction)
         # Ratios of float32 sums that may cancel: 1e-4 of the whole.
-        np.testing.assert_allclose(shares, expected[-len(shares) :] if side == "left" else expected, atol=1e-4)
-        assert rest == pytest.approx(expected_rest + expected.sum() - (expected[-len(shares) :] if side == "left" else expected).sum(), abs=1e-4)
+        np.testing.assert_allclose(shares, expected, atol=1e-4)
+        assert rest == pytest.approx(expected_rest, abs=1e-4)
 
 
 def test_shares_and_remainder_sum_to_one(npeff):
@@ -218,3 +215,90 @@ def test_a_slow_tokenizer_goes_all_the_way():
     npeff.profile(0, progress=False)
     for row, told in npeff.profiles[0]["tokens"].items():
         assert sum(w["share"] for w in told["words"]) + sum(a["share"] for a in told["asides"]) == pytest.approx(1, abs=1e-4), row
+
+
+# ------------------------------------------------------------------------------------------------------------------------ language models
+
+PROMPT = "who is the king of the city ? " * 6 + "when"
+CUT = [PROMPT, f"how {PROMPT}", "who"]
+
+
+def gpt2_and_its_tokens():
+    return tiny.gpt2_for("LMHeadModel"), tiny.tokenizer(types=False)
+
+
+def byte_pairs():
+    tokenizer = tiny.bytes_tokenizer()
+    return tiny.gpt2_for("LMHeadModel", vocab_size=len(tokenizer)), tokenizer
+
+
+def llama_and_its_tokens():
+    tokenizer = tiny.llama_tokenizer()
+    return tiny.llama_for("CausalLM", vocab_size=len(tokenizer)), tokenizer
+
+
+ASKED = {
+    "next token": (gpt2_and_its_tokens, NextToken(), tiny.TEXTS),
+    "every position": (gpt2_and_its_tokens, NextToken("every"), tiny.TEXTS[:3]),
+    "every position, byte pairs": (byte_pairs, NextToken("every"), tiny.TEXTS[:3]),
+    "words behind a prompt": (llama_and_its_tokens, LabelWords(["king", "city"], "what {text} is"), tiny.TEXTS),
+    "cut prompts": (gpt2_and_its_tokens, NextToken(), CUT),
+    "cut prompts, byte pairs": (byte_pairs, NextToken(), CUT),
+}
+
+
+def place_of(ids: list[int], full: list[int]) -> int:
+    """Where in all of a text's tokens those stand that the model was given."""
+    (found,) = (at for at in range(len(full)) if full[at : at + len(ids)] == ids)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*texts are longer than:UserWarning")
+@pytest.mark.parametrize(("make", "output", "texts"), ASKED.values(), ids=ASKED.keys())
+def test_shares_stand_at_the_words_that_were_read(make, output, texts):
+    """A prompt has no end mark, is cut at its beginning, and may end anywhere in the text: each token's share goes to its own word."""
+    model, tokenizer = make()
+    pefs = extract_fishers(model, tokenizer, texts, output=output, features="dense", classes=3, progress=False)
+    npeff = NPEFF(1, n_init=1, random_state=0).fit(pefs)
+    npeff.profile(0, progress=False)
+    told = npeff.profiles[0]["tokens"]
+    shares = token_shares(pefs.subject, npeff.direction(0), np.array(list(told), dtype=int))
+    for row, (of_tokens, rest) in shares.items():
+        text, ids = pefs.subject.batches.texts[row], pefs.subject.batches.encoded["input_ids"][row]
+        assert len(of_tokens) == len(ids)
+        full = tokenizer(text, return_offsets_mapping=True)
+        at = place_of(ids, full["input_ids"])
+        expected: list[tuple[str, float]] = []  # words with their tokens' shares, and ...
+        aside = rest
+        for (start, end), share in zip(full["offset_mapping"][at : at + len(ids)], of_tokens, strict=True):
+            if start == end:  # ... what stands for nothing in the text
+                aside += share
+            elif not expected or text[start].isspace() or text[start - 1].isspace() or not (text[start].isalnum() and text[start - 1].isalnum()):
+                expected.append((text[start:end].strip(), share))
+            else:
+                expected[-1] = (expected[-1][0] + text[start:end], expected[-1][1] + share)
+        assert [w["text"] for w in told[str(row)]["words"]] == [word for word, _ in expected]
+        np.testing.assert_allclose([w["share"] for w in told[str(row)]["words"]], [share for _, share in expected], atol=1e-4)
+        assert sum(a["share"] for a in told[str(row)]["asides"]) == pytest.approx(aside, abs=1e-4)
+
+
+def test_a_tokenizer_that_does_not_cut_at_spaces_still_gives_words():
+    """Llama 2's has no step before its pieces: all of a text is one "word" to it."""
+    tokenizer = tiny.llama_tokenizer()
+    assert set(tokenizer("what is years ?").word_ids()) == {None, 0}
+    found, asides = words(tokenizer, "what is years ?", np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    assert spoken(found) == [("what", 2, False), ("is", 3, True), ("years", 9, True), ("?", 6, True)]
+    assert asides == [{"name": "<s>", "share": 1.0}]
+
+
+def test_an_answer_s_positions_are_not_taken_for_the_text_s():
+    """Nine positions of the answers (three classes of three tokens) beside nine tokens of a text: the decoder's share belongs to no word of it."""
+    tokenizer = tiny.t5_tokenizer()
+    model, texts = tiny.t5(vocab_size=len(tokenizer)), ["what is the city of the king ?"]
+    assert len(tokenizer(texts[0])["input_ids"]) == 9
+    said = LabelWords(["who is king", "what is city", "how is year"])
+    pefs = extract_fishers(model, tokenizer, texts, output=said, parameters="decoder.*SelfAttention.v*", features="dense", progress=False)
+    direction = NPEFF(1, n_init=1, random_state=0).fit(pefs).direction(0)
+    shares, rest = token_shares(pefs.subject, direction, np.array([0]))[0]
+    assert not shares.any()
+    assert rest == pytest.approx(1, abs=1e-4)

@@ -11,9 +11,9 @@ import tiny
 import torch
 from torch import nn
 
-from npeff_nb.fisher._inputs import TextBatches, examples_table, longest_input
+from npeff_nb.fisher.batches import examples_table, longest_input
 from npeff_nb.fisher.extract import extract_fishers
-from npeff_nb.fisher.gradients import UnsupportedModule
+from npeff_nb.fisher.outputs import texts_as_batches
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,18 @@ def test_missing_arguments_are_named(given, words, bert):
 
 
 def test_unknown_features(bert, tokenizer):
-    with pytest.raises(ValueError, match="features='everything' is not known; choose one of 'auto', 'dense', 'sketch'"):
+    with pytest.raises(ValueError, match="features='everything' is not known; choose one of 'auto', 'dense', 'reduced', 'sketch', 'topk', 'gram'"):
         extract_fishers(bert, tokenizer, tiny.TEXTS, features="everything")
 
 
 def test_a_regression_head_has_no_distribution(tokenizer):
-    with pytest.raises(ValueError, match=r"the model has 1 class: a Fisher needs a distribution over at least 2"):
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification is a regression head \(1 number, no class\): a Fisher needs a distribution"):
         extract_fishers(tiny.bert(1), tokenizer, tiny.TEXTS, progress=False)
+
+
+def test_one_class_is_no_distribution_either():
+    with pytest.raises(ValueError, match=r"the model has 1 class: a Fisher needs a distribution over at least 2"):
+        extract_fishers(nn.Linear(3, 1).eval(), logits=tiny.plain_logits, inputs=torch.randn(4, 3), progress=False)
 
 
 def test_logits_that_are_not_finite_are_counted(bert, tokenizer):
@@ -124,15 +129,22 @@ def test_a_text_without_tokens_is_named(bert):
         extract_fishers(bert, tokenizer, ["what", ""], progress=False)
 
 
-def test_a_module_without_a_rule():
-    model = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten(), nn.Linear(3, 2))
-    with pytest.raises(UnsupportedModule, match=r"belongs to a Conv1d \(module '0'\)"):
-        extract_fishers(model.eval(), logits=tiny.plain_logits, inputs=torch.randn(2, 2, 2), progress=False)
+def test_layers_without_a_formula_are_named_in_one_warning():
+    """That they are run again costs time, and nothing else (tests/fisher/test_architectures.py): the person may leave them out."""
+    model = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Conv1d(3, 3, 1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        extract_fishers(model, logits=tiny.plain_logits, inputs=torch.randn(9, 2, 2), parameters="all", batch_size=3, progress=False)
+    assert [str(w.message) for w in said] == [
+        "no formula for Conv1d (4 parameters, 0.weight first): these modules are run again for every example, slower and as exact"
+    ]
 
 
-def test_it_can_be_left_out_as_its_message_says():
+def test_a_layer_that_is_left_out_is_not_warned_of():
     model = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten(), nn.Linear(3, 2)).eval()
-    pefs = extract_fishers(model, logits=tiny.plain_logits, inputs=torch.randn(2, 2, 2), parameters=["2.weight"], progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pefs = extract_fishers(model, logits=tiny.plain_logits, inputs=torch.randn(2, 2, 2), parameters=["2.weight"], progress=False)
     assert pefs.factors.shape == (2, 1, 6)
 
 
@@ -180,7 +192,7 @@ def test_logits_of_another_shape_are_refused_by_their_shape(shape):
 
 
 def test_a_model_that_is_no_sequence_classifier_is_pointed_to_logits(tokenizer, bert):
-    with pytest.raises(ValueError, match=r"BertModel gives logits of shape None; expected \(examples, classes\).*pass logits="):
+    with pytest.raises(ValueError, match=r"BertModel gives logits of shape None; expected \(examples, classes\).*pass output= or logits="):
         extract_fishers(bert.bert, tokenizer, tiny.TEXTS, progress=False)
 
 
@@ -199,7 +211,7 @@ def test_inputs_that_do_not_fit(inputs, examples, words):
 
 
 def test_batches_hold_every_row_once_longest_first(bert, tokenizer):
-    batches = TextBatches(bert, tokenizer, pd.DataFrame({"text": tiny.TEXTS}), 3)
+    batches = texts_as_batches(bert, tokenizer, pd.DataFrame({"text": tiny.TEXTS}), 3)
     rows = batches.batches()
     assert sorted(np.concatenate(rows)) == list(range(8))
     assert [len(b) for b in rows] == [3, 3, 2]

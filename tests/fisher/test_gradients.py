@@ -7,7 +7,8 @@ import tiny
 import torch
 from torch import nn
 
-from npeff_nb.fisher.gradients import Outer, Tape, UnsupportedModule, small_grams
+from npeff_nb.fisher.gradients import Tape, UnsupportedModule
+from npeff_nb.fisher.layers import Outer, Whole, cross_grams, small_grams
 
 
 def real(n=3, k=2, t=4, out=5, inn=6, shared_left=False, shared_right=False, seed=0) -> Outer:
@@ -109,11 +110,67 @@ def test_small_grams_takes_both_ways(monkeypatch):
     assert len(formed) == 1
 
 
+@pytest.mark.parametrize("slab", [1, 2**24])
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("make", [real, looked_up])
+def test_cross_grams_are_all_inner_products(make, whole, slab, monkeypatch):
+    monkeypatch.setattr("npeff_nb.fisher.layers.SLAB", slab)  # one example at a time, or all at once
+    shape = {"rows": 5, "width": 6} if make is looked_up else {"out": 5, "inn": 6}
+    some, others = [make(**shape), real(seed=3)], [make(n=4, t=2, seed=5, **shape), real(n=4, t=7, seed=6)]
+    expected = sum(map(written_out, some)).flatten(2).flatten(0, 1) @ sum(map(written_out, others)).flatten(2).flatten(0, 1).T
+    some = [Whole(sum(use.dense() for use in some))] if whole else some
+    torch.testing.assert_close(cross_grams(some, others), expected, **EXACT)
+
+
+@by_use
+def test_a_gradient_written_out_answers_alike(use):
+    """What a layer without a formula gives behaves as the two thin sides do."""
+    whole = Whole(written_out(use))
+    assert whole.shape == use.shape
+    draw = torch.Generator().manual_seed(4)
+    u, v, direction = (torch.randn(s, generator=draw, dtype=torch.float64) for s in ((3, use.shape[2]), (2, use.shape[3]), use.shape[2:]))
+    for maps in ((u, v), (u, None), (None, v), (None, None)):
+        torch.testing.assert_close(whole.projected(*maps), use.projected(*maps), **EXACT)
+    torch.testing.assert_close(whole.along(direction).sum(2), use.along(direction).sum(2), **EXACT)
+    torch.testing.assert_close(small_grams([whole]), small_grams([use]), **EXACT)
+    for changed in (lambda g: g.scaled(3.0), lambda g: g.padded(g.shape[1] + 2), lambda g: g.take(slice(1, 3)), lambda g: g.contiguous()):
+        torch.testing.assert_close(changed(whole).dense(), changed(use).dense(), **EXACT)
+
+
+def taught(model: nn.Module, inputs: torch.Tensor) -> Tape:
+    """A tape over all parameters that knows which axes carry the examples."""
+    tape = Tape(model, [name for name, _ in model.named_parameters()])
+    tape.learn([(lambda: model(inputs[:1]), lambda: model(torch.cat([inputs[:1], inputs[:1]])))])
+    return tape
+
+
+def on_tape(tape: Tape, inputs: torch.Tensor, v: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients (n, K, numel) of Σ ⟨v[i, k], logits_i⟩ by parameter, in one pass or, where the tape asks for it, example by example."""
+    if tape.one_by_one and len(inputs) > 1:
+        each = [on_tape(tape, inputs[i : i + 1], v[i : i + 1]) for i in range(len(inputs))]
+        return {name: torch.cat([one[name] for one in each]) for name in each[0]}
+    with tape.recording(len(inputs)):
+        z = tape.model(inputs)
+    return {name: torch.stack([use.dense() for use in uses]).sum(0).flatten(2) for name, uses in tape.gradients(z, v)}
+
+
+def by_autograd(model: nn.Module, inputs: torch.Tensor, v: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same, one example and one row after the other."""
+    parameters = dict(model.named_parameters())
+    found = {name: torch.zeros(*v.shape[:2], p.numel(), dtype=p.dtype) for name, p in parameters.items()}
+    for i in range(len(inputs)):
+        for k in range(v.shape[1]):
+            gradients = torch.autograd.grad((model(inputs[i : i + 1])[0] * v[i, k]).sum(), list(parameters.values()))
+            for name, gradient in zip(parameters, gradients, strict=True):
+                found[name][i, k] = gradient.flatten()
+    return found
+
+
 def test_one_backward_per_row(monkeypatch):
     model, calls = tiny.seeded(tiny.CalledTwice), []
     grad = torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: calls.append(1) or grad(*a, **k))
-    tape = Tape(model, [name for name, _ in model.named_parameters()])
+    tape = taught(model, torch.randn(5, 6))
     for rows in (1, 2):
         with tape.recording(5):
             z = model(torch.randn(5, 6))
@@ -122,38 +179,90 @@ def test_one_backward_per_row(monkeypatch):
         assert len(calls) == rows
 
 
-@pytest.mark.parametrize(
-    ("module", "words"),
-    [
-        (
-            nn.Sequential(nn.Conv1d(2, 3, 1), nn.Flatten()),
-            r"parameter '0.weight' belongs to a Conv1d \(module '0'\).*known are .*Linear.*Leave it out",
-        ),
-        (nn.Bilinear(2, 2, 2), r"'weight' belongs to a Bilinear \(module 'model'\)"),
-    ],
-)
-def test_a_layer_without_a_rule_is_named(module, words):
-    with pytest.raises(UnsupportedModule, match=words):
-        Tape(module, [name for name, _ in module.named_parameters()])
+class TwoSides(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.both = nn.Bilinear(3, 3, 2)
+
+    def forward(self, x):
+        return self.both(x, torch.tanh(x))
 
 
-@pytest.mark.parametrize("settings", [{"groups": 2}, {"padding": "same"}, {"padding_mode": "reflect", "padding": 1}])
-def test_a_convolution_that_the_rule_does_not_cover_is_refused(settings):
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, **settings), nn.Flatten())
-    tape = Tape(model, ["0.weight"])
-    with tape.recording(2):
-        z = model(torch.randn(2, 2, 5, 5))
-    with pytest.raises(NotImplementedError, match="Conv2d with groups, named padding or a padding mode other than zeros"):
-        list(tape.gradients(z, torch.randn(2, 1, z.shape[1])))
+class LastState(nn.Module):
+    """What a recurrent layer says at its end: a tuple of tuples, the last of which has the examples on its second axis."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.inner = kind(3, 4, batch_first=True)
+
+    def forward(self, x):
+        out, state = self.inner(x)
+        state = state[0] if isinstance(state, tuple) else state
+        return out.mean(1) + state[-1]
 
 
-def test_a_layer_norm_over_two_axes_is_refused():
-    model = nn.Sequential(nn.LayerNorm((3, 4)), nn.Flatten())
-    tape = Tape(model, ["0.weight"])
-    with tape.recording(2):
-        z = model(torch.randn(2, 3, 4))
-    with pytest.raises(NotImplementedError, match="LayerNorm over 2 axes"):
-        list(tape.gradients(z, torch.randn(2, 1, 12)))
+WITHOUT_FORMULA = {
+    "Conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 3, 2), nn.Flatten()), (2, 4)),
+    "Bilinear": (TwoSides, (3,)),
+    "grouped convolution": (lambda: nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten()), (2, 5, 5)),
+    "convolution with named padding": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding="same"), nn.Flatten()), (2, 4, 4)),
+    "convolution with reflected padding": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.Flatten()), (2, 4, 4)),
+    "transposed convolution": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.Flatten()), (2, 3, 3)),
+    "layer norm over two axes": (lambda: nn.Sequential(nn.LayerNorm((3, 4)), nn.Flatten()), (3, 4)),
+    "group norm": (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Flatten()), (4, 3)),
+    "batch norm": (lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), (4,)),
+    "PReLU": (lambda: nn.Sequential(nn.Linear(4, 4), nn.PReLU(4), nn.Linear(4, 3)), (4,)),
+    "GRU": (lambda: LastState(nn.GRU), (5, 3)),
+    "LSTM": (lambda: LastState(nn.LSTM), (5, 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:slower and as exact:UserWarning")
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's, of what it vectorises in its own way
+@pytest.mark.parametrize(("make", "shape"), WITHOUT_FORMULA.values(), ids=WITHOUT_FORMULA.keys())
+def test_a_layer_without_a_formula_is_run_again_and_is_exact(make, shape):
+    model = tiny.seeded(make).double()
+    draw = torch.Generator().manual_seed(1)
+    inputs = torch.randn(5, *shape, generator=draw, dtype=torch.float64)
+    tape = taught(model, inputs)
+    assert tape.without_formula()
+    with torch.no_grad():
+        c = model(inputs).shape[1]
+    v = torch.randn(5, 2, c, generator=draw, dtype=torch.float64)
+    found, expected = on_tape(tape, inputs, v), by_autograd(model, inputs, v)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], **EXACT)
+
+
+def test_layers_with_a_formula_are_not_run_again():
+    for model in (tiny.bert(), tiny.gpt2(), tiny.ConvNet()):
+        assert Tape(model, [name for name, _ in model.named_parameters()]).without_formula() == {}
+
+
+class CannotBeVectorised(nn.Module):
+    """Asks for a number in the middle: torch.func.vmap has none to give."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x):
+        z = x @ self.weight.T
+        return z * 2 if float(z.detach().sum()) > 0 else torch.tanh(z)
+
+
+def test_what_cannot_be_vectorised_goes_one_by_one_and_says_so_once():
+    """A branch that depends on the sum over the batch is no single example's; here each example is asked alone, as it would be by its owner."""
+    model = tiny.seeded(CannotBeVectorised).double()
+    draw = torch.Generator().manual_seed(1)
+    inputs, v = torch.randn(1, 4, generator=draw, dtype=torch.float64), torch.randn(1, 2, 3, generator=draw, dtype=torch.float64)
+    tape = taught(model, inputs)
+    with pytest.warns(UserWarning, match="slower and as exact: a CannotBeVectorised cannot be vectorised .*: one example at a time") as said:
+        found = on_tape(tape, inputs, v)
+        on_tape(tape, inputs, v)
+    assert len(said) == 1
+    torch.testing.assert_close(found["weight"], by_autograd(model, inputs, v)["weight"], **EXACT)
 
 
 class ExamplesSecond(nn.Module):
@@ -165,12 +274,26 @@ class ExamplesSecond(nn.Module):
         return self.inner(x.transpose(0, 1)).sum(0)
 
 
-def test_examples_elsewhere_than_on_the_first_axis_are_refused():
+@pytest.mark.parametrize("n", [3, 5])
+def test_examples_elsewhere_than_on_the_first_axis_are_noticed(n):
+    """Also where there are as many examples as positions, so that the number of rows says nothing."""
     model = ExamplesSecond()
-    tape = Tape(model, ["inner.weight"])
-    with pytest.raises(UnsupportedModule, match="saw 5 rows for 3 examples"), tape.recording(3):
-        model(torch.randn(3, 5, 4))
+    tape = taught(model, torch.randn(n, 5, 4))
+    assert tape.one_by_one
+    with (
+        pytest.raises(UnsupportedModule, match=r"a Linear of the model \(parameter 'inner.weight'\) works once for the whole batch.*batch_size=1"),
+        tape.recording(n),
+    ):
+        model(torch.randn(n, 5, 4))
     assert not model.inner._forward_hooks
+
+
+def test_a_single_position_before_the_examples_is_noticed():
+    """A first axis of 1 may be a table of positions that all examples share, or the time axis in front of them."""
+    model = ExamplesSecond().double()
+    inputs, v = torch.randn(3, 1, 4, dtype=torch.float64), torch.randn(3, 2, 4, dtype=torch.float64)
+    found = on_tape(taught(model, inputs), inputs, v)
+    torch.testing.assert_close(found["inner.weight"], by_autograd(model, inputs, v)["inner.weight"], **EXACT)
 
 
 def test_recording_gives_flags_and_hooks_back_also_after_an_interrupt():
@@ -183,3 +306,32 @@ def test_recording_gives_flags_and_hooks_back_also_after_an_interrupt():
         raise KeyboardInterrupt
     assert [p.requires_grad for p in model.parameters()] == asked
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_teaching_gives_flags_and_hooks_back_also_after_an_interrupt():
+    model = tiny.seeded(tiny.CalledTwice)
+    model.out.bias.requires_grad_(False)
+    asked = [p.requires_grad for p in model.parameters()]
+    tape = Tape(model, ["again.weight"])
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tape.learn([(lambda: model(torch.randn(1, 6)), stop)])
+    assert [p.requires_grad for p in model.parameters()] == asked
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_a_parameter_moves_up_to_the_model_and_no_further():
+    model = tiny.bert()
+    name = "bert.encoder.layer.1.output.dense.weight"
+    tape = Tape(model, [name])
+    owners = []
+    while tape.widen(name):
+        owners.append(next(iter(tape.without_formula())))
+    assert owners == ["BertOutput", "BertLayer", "ModuleList", "BertEncoder", "BertModel", "BertForSequenceClassification"]
+    shared = Tape(tiny.TwoLinearsOneWeight(), ["first.weight"])  # two owners: the smallest module that holds both
+    assert shared.widen("first.weight")
+    assert shared.without_formula() == {"TwoLinearsOneWeight": ["first.weight"]}
+    assert not shared.widen("first.weight")

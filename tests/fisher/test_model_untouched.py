@@ -8,9 +8,9 @@ import torch
 import twins
 from torch import nn
 
-from npeff_nb.fisher.outputs import SequenceClasses
 from npeff_nb.fisher.extract import extract_fishers
-from npeff_nb.fisher.subject import fingerprint
+from npeff_nb.fisher.outputs import SequenceClasses
+from npeff_nb.fisher.provenance import differences, fingerprint, fingerprints
 
 
 @pytest.fixture
@@ -32,7 +32,10 @@ def test_after_success(parameters, features, particular, tokenizer):
 
 
 def failing_on_call(number: int, error: type[BaseException]):
-    """``logits=`` that runs the model and then raises on its ``number``-th call.  The first call only counts classes, so 3 is the second batch."""
+    """``logits=`` that runs the model and then raises on its ``number``-th call.
+
+    The first call counts classes and the next five look whether all uses of the parameters are seen; 7 is the first batch.
+    """
     calls = []
 
     def logits(model, batch):
@@ -46,7 +49,7 @@ def failing_on_call(number: int, error: type[BaseException]):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("call", range(1, 9))
 def test_after_an_error_or_an_interrupt(error, call, particular, tokenizer):
     before = twins.state(particular)
     with pytest.raises(error, match="stopped here"):
@@ -55,13 +58,14 @@ def test_after_an_error_or_an_interrupt(error, call, particular, tokenizer):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_after_an_error_inside_the_forward_pass(error, particular, tokenizer):
+@pytest.mark.parametrize("call", [3, 5, 8])
+def test_after_an_error_inside_the_forward_pass(call, error, particular, tokenizer):
     """In the middle of the network, with hooks on the layers before and behind."""
     calls = []
 
     def stop(module, inputs):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == call:
             raise error("stopped here")
 
     particular.bert.encoder.layer[1].register_forward_pre_hook(stop)
@@ -71,12 +75,13 @@ def test_after_an_error_inside_the_forward_pass(error, particular, tokenizer):
     twins.assert_untouched(particular, before)
 
 
-def test_after_an_interrupt_in_a_backward_pass(particular, tokenizer, monkeypatch):
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_after_an_interrupt_in_a_backward_pass(call, particular, tokenizer, monkeypatch):
     calls, grad = [], torch.autograd.grad
 
     def stop(*arguments, **settings):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == call:
             raise KeyboardInterrupt
         return grad(*arguments, **settings)
 
@@ -117,9 +122,12 @@ def test_training_mode_is_refused_and_left_as_it_is(bert, tokenizer):
 
 
 def test_fingerprint_tells_single_bits_apart(bert):
-    first = fingerprint(bert)
-    assert fingerprint(tiny.bert()) == first
+    before = fingerprints(bert)
+    first = fingerprint(before)
+    assert fingerprint(fingerprints(tiny.bert())) == first
+    assert differences({"fingerprints": before}, bert) == []
     with torch.no_grad():
         value = bert.classifier.bias
         value[0] = torch.nextafter(value[0], torch.tensor(9.0))
-    assert fingerprint(bert) != first
+    assert fingerprint(fingerprints(bert)) != first
+    assert differences({"fingerprints": before}, bert) == ["classifier.bias has other values"]

@@ -10,8 +10,8 @@ import torch
 from npeff_nb import NPEFF
 from npeff_nb.fisher import features as features_module
 from npeff_nb.fisher.extract import extract_fishers
-from npeff_nb.fisher.features import FeatureMap, principal_basis
-from npeff_nb.fisher.gradients import Outer
+from npeff_nb.fisher.features import FeatureMap, Size, principal_basis
+from npeff_nb.fisher.layers import Outer
 from npeff_nb.fisher.parameters import choose_parameters
 
 
@@ -37,14 +37,14 @@ def test_inner_products_are_unbiased():
     exact = float(rows[0] @ rows[1])
     found = []
     for seed in range(400):
-        sketch = FeatureMap("sketch", ["w"], [(12, 10)], seed=seed, side=4).rows("w", uses).flatten(1).double()
+        sketch = FeatureMap("sketch", ["w"], [(12, 10)], seed=seed, side=4).of_parameter("w", uses).flatten(1).double()
         found.append(float(sketch[0] @ sketch[1]))
     scatter = np.std(found) / len(found) ** 0.5
     assert abs(np.mean(found) - exact) < 5 * scatter
     assert scatter < 0.25 * float(rows[0].norm() * rows[1].norm())  # the bound above says something
     # Variance of ⟨U a Vᵀ, U b Vᵀ⟩ for Gaussian maps of side s is of the order ‖a‖²‖b‖²(2/s): a larger side scatters less.
     wide = [float((s[0] @ s[1]).item()) for s in (
-        FeatureMap("sketch", ["w"], [(12, 10)], seed=seed, side=9).rows("w", uses).flatten(1).double() for seed in range(400)
+        FeatureMap("sketch", ["w"], [(12, 10)], seed=seed, side=9).of_parameter("w", uses).flatten(1).double() for seed in range(400)
     )]  # fmt: skip
     assert np.std(wide) < 0.7 * np.std(found)
 
@@ -52,18 +52,18 @@ def test_inner_products_are_unbiased():
 def test_a_matrix_no_wider_than_the_side_is_kept_as_it_is():
     draw = torch.Generator().manual_seed(0)
     uses = [Outer(torch.randn(2, 1, 3, 4, generator=draw), torch.randn(2, 1, 3, 5, generator=draw))]
-    found = FeatureMap("sketch", ["w"], [(4, 5)], side=5).rows("w", uses)
+    found = FeatureMap("sketch", ["w"], [(4, 5)], side=5).of_parameter("w", uses)
     torch.testing.assert_close(found, uses[0].dense().flatten(2))
 
 
 def test_maps_are_the_parameter_s_own():
     """Drawn by name: another choice of parameters around it leaves a parameter's sketch as it was."""
     uses = [Outer(torch.ones(1, 1, 1, 12), torch.ones(1, 1, 1, 10))]
-    one = FeatureMap("sketch", ["w"], [(12, 10)], seed=3, side=4).rows("w", uses)
+    one = FeatureMap("sketch", ["w"], [(12, 10)], seed=3, side=4).of_parameter("w", uses)
     among_others = FeatureMap("sketch", ["a", "w"], [(9, 9), (12, 10)], seed=3, side=4)
-    assert torch.equal(one, among_others.rows("w", uses))
-    assert not torch.equal(one, FeatureMap("sketch", ["v"], [(12, 10)], seed=3, side=4).rows("v", uses))
-    assert not torch.equal(one, FeatureMap("sketch", ["w"], [(12, 10)], seed=4, side=4).rows("w", uses))
+    assert torch.equal(one, among_others.of_parameter("w", uses))
+    assert not torch.equal(one, FeatureMap("sketch", ["v"], [(12, 10)], seed=3, side=4).of_parameter("v", uses))
+    assert not torch.equal(one, FeatureMap("sketch", ["w"], [(12, 10)], seed=4, side=4).of_parameter("w", uses))
 
 
 def test_slots_tile_the_width():
@@ -80,13 +80,14 @@ def test_choice_of_features(features, kind, bert):
 
 def test_auto_sketches_what_is_large(bert, monkeypatch):
     monkeypatch.setattr(features_module, "DENSE_LIMIT", 100)
-    made = FeatureMap.choose("auto", choose_parameters(bert))
+    # Many examples of few tokens: every row against a thousand landmark rows would cost far more than the passes through the model.
+    made = FeatureMap.choose("auto", choose_parameters(bert), size=Size(10_000, 2, 10))
     assert made.kind == "sketch"
     assert made.width <= features_module.SKETCH_FEATURES
 
 
 def test_unknown_features_are_refused(bert):
-    with pytest.raises(ValueError, match="features='gram2' is not known; choose one of 'auto', 'dense', 'sketch'"):
+    with pytest.raises(ValueError, match="features='gram2' is not known; choose one of 'auto', 'dense', 'reduced', 'sketch', 'topk', 'gram'"):
         FeatureMap.choose("gram2", choose_parameters(bert))
 
 
@@ -133,7 +134,7 @@ def test_each_example_s_norm_is_put_right(tokenizer, bert, narrow):
 def test_like_gives_the_same_coordinates(pilot, tokenizer, bert, narrow, monkeypatch):
     """Also when the directions were found on a part of the examples only."""
     if pilot is not None:
-        monkeypatch.setattr("npeff_nb.fisher.store.PILOT_BYTES", 1)  # the least: 64 examples
+        monkeypatch.setattr("npeff_nb.fisher.loop.PILOT_BYTES", 1)  # the least: 64 examples
     examples = tiny.table(80)
     first = sketched(bert, tokenizer, examples)
     again = extract_fishers(bert, tokenizer, examples, like=first, progress=False)

@@ -16,7 +16,7 @@ N, RANK, SIZE, KEPT = 5, 3, 40, 12
 
 
 def largest(dense: np.ndarray, kept: int) -> SparseRows:
-    """The slow way: example by example, entry by entry (spec 1.3)."""
+    """The slow way: example by example, entry by entry."""
     n, rank, size = dense.shape
     values, columns, offsets = [], [], []
     for rows in dense:

@@ -664,3 +664,23 @@ def test_without_h5py_the_error_says_what_to_install(written, monkeypatch):
 def test_the_module_itself_needs_neither_h5py_nor_torch():
     code = f"import sys, {reference_files.__name__}; print(sorted({{'h5py', 'torch'}} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_extracted_fishers_go_out_and_come_back(tmp_path, bert, tokenizer):
+    """The paper's rows √p_y ∇log p_y, class by class, as the reference keeps them."""
+    import tiny
+
+    from npeff_nb.fisher.extract import extract_fishers
+
+    pefs = extract_fishers(bert, tokenizer, tiny.table(6), features="topk", budget=200, diagonal=50, progress=False)
+    found = reference_files.read(reference_files.write_pefs(tmp_path / "lrm.h5", pefs))
+    assert found.kind == "LRM"
+    assert found.rows.rank == 3
+    np.testing.assert_array_equal(found.rows.matrix().toarray(), pefs.sparse.matrix().toarray())
+    np.testing.assert_allclose(found.norms, pefs.norms, rtol=1e-6)  # float32 on disk
+    pefs.sparse = None
+    assert reference_files.read(reference_files.write_pefs(tmp_path / "d.h5", pefs)).kind == "D"
+    pefs.diagonals = None
+    with pytest.raises(ValueError, match="extract with features='topk'"):
+        reference_files.write_pefs(tmp_path / "no.h5", pefs)
+    assert not (tmp_path / "no.h5").exists()
