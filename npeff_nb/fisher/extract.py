@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from npeff_nb import _files
 from npeff_nb._progress import Progress
 from npeff_nb.fisher import landmarks, provenance
 from npeff_nb.fisher.batches import Batches, ReadyBatches, as_table
@@ -142,6 +143,8 @@ def extract_fishers(
     if cache is not None:
         key = provenance.extraction_key(facts, table, chosen, feature_map.id, batches, asked)
         place = Path(cache) / f"{key}.pefs"
+    if place is not None and place.exists() and workers.leads and place.with_suffix(".partial").exists():
+        Folder(place.with_suffix(".partial")).remove()  # a run was killed between its last two steps
     if place is None or not place.exists():
         shelf = Memory() if place is None else Folder(place.with_suffix(".partial"))
         if isinstance(shelf, Folder) and workers.leads:
@@ -151,6 +154,7 @@ def extract_fishers(
             if place is None:
                 return pefs
             if workers.leads:
+                _files.sweep(place)
                 pefs.save(place, file)
         finally:
             if isinstance(shelf, Folder):
@@ -337,7 +341,13 @@ def _extract(
             feature_map.landmarks = landmarks.record(subject, _decided(subject, where), where)
         measure.landmarks = landmarks.gather(subject, tape, feature_map, dict(zip(names, chosen["scale"], strict=True)), k)
         if feature_map.basis is None:
-            feature_map.basis = landmarks.mixed(measure.landmarks, exact=feature_map.kind == "gram")
+            # Kept with the shards: eigenvectors may come out otherwise elsewhere, and all shards have to be in the same coordinates.
+            if workers.leads and shelf.get("basis") is None:
+                shelf.put("basis", {"basis": landmarks.mixed(measure.landmarks, exact=feature_map.kind == "gram")})
+            workers.wait()
+            known = shelf.get("basis")
+            assert known is not None, "the first worker has put it there"
+            feature_map.basis = known["basis"]
     result = run(subject, tape, measure, shelf, workers, progress)
     if not workers.leads:
         return None, None  # type: ignore[return-value]

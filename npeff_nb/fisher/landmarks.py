@@ -76,12 +76,19 @@ def gather(subject: Subject, tape: Tape, feature_map: FeatureMap, scales: dict[s
     held: dict[str, list[list[Use]]] = {name: [] for name in feature_map.names}
     numbers, examples = 0, 0
     for batch in own.batches.batches():
-        with own.gradients(tape, batch) as found:
+        with own.gradients(tape, batch, mask_bad=True) as found:
             examples += len(batch)
+            finite = torch.from_numpy(~found.bad)
             for name, uses in found.gradients:
                 thin = [_thinnest(use.scaled(scales[name]).padded(k)) for use in uses]
                 numbers += sum(use.numbers for use in thin)
                 held[name].append(thin)
+                for use in thin:
+                    finite &= use.finite().cpu()
+        if not bool(finite.all()):  # the run names such an example, or masks it: here it spans nothing
+            for chunks in held.values():
+                if chunks:
+                    chunks[-1] = [use.without(~finite) for use in chunks[-1]]
         if 4 * numbers > HELD_BYTES:
             raise MemoryError(
                 f"the gradients of {examples} of {len(own.batches)} landmark examples take {4 * numbers / 2**30:.1f} GB, more than the "

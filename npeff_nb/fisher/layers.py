@@ -91,6 +91,19 @@ class Outer:
         left = self.left if self.left.shape[1] == 1 else nnf.pad(self.left, (0, 0, 0, 0, 0, missing))
         return Outer(left, nnf.pad(self.right, (0, 0, 0, 0, 0, missing)), self.rows)
 
+    def finite(self) -> Tensor:
+        """(n,) whether all of an example's numbers are."""
+        right = torch.isfinite(self.right).flatten(1).all(1)
+        return right if self.rows is not None else right & torch.isfinite(self.left).flatten(1).all(1)
+
+    def without(self, bad: Tensor) -> Outer:
+        """With zero gradients for some of the examples, (n,)."""
+        left, right = self.left.clone(), self.right.clone()
+        right[bad] = 0
+        if self.rows is None:
+            left[bad] = 0
+        return Outer(left, right, self.rows)
+
     def contiguous(self) -> Outer:
         """Free of whatever larger tensor it was cut from."""
         return Outer(self.left.contiguous(), self.right.contiguous(), self.rows)
@@ -138,6 +151,16 @@ class Whole:
         """With zero rows up to k."""
         missing = k - self.gradient.shape[1]
         return Whole(nnf.pad(self.gradient, (0, 0, 0, 0, 0, missing))) if missing else self
+
+    def finite(self) -> Tensor:
+        """(n,) whether all of an example's numbers are."""
+        return torch.isfinite(self.gradient).flatten(1).all(1)
+
+    def without(self, bad: Tensor) -> Whole:
+        """With zero gradients for some of the examples, (n,)."""
+        gradient = self.gradient.clone()
+        gradient[bad] = 0
+        return Whole(gradient)
 
     def contiguous(self) -> Whole:
         """Free of whatever larger tensor it was cut from."""

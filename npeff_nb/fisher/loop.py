@@ -73,14 +73,20 @@ def run(subject: Subject, tape: Tape, measure: Measure, shelf: Memory | Folder, 
             _first_part(first, worker, shelf, workers, bar)
         for number, (name, batches) in enumerate(shards[len(first) :]):
             if number % workers.number == workers.rank:
-                if shelf.get(name) is None:
+                if _finished(shelf, name, batches) is None:
                     shelf.put(name, worker.shard(batches, bar))
                 else:
                     bar.add(sum(map(len, batches)))
         workers.wait()
     if not workers.leads:
         return Result(np.zeros((0, 0, 0), np.float32), {}, {})
-    return _together(n, [name for name, _ in shards], shelf, measure)
+    return _together(n, shards, shelf, measure)
+
+
+def _finished(shelf: Memory | Folder, name: str, batches: list[np.ndarray]) -> Arrays | None:
+    """A shard from the shelf, if it is there and of these very examples."""
+    arrays = shelf.get(name)
+    return None if arrays is None or not np.array_equal(arrays["rows"], np.concatenate(batches)) else arrays
 
 
 def _shards(subject: Subject, part: np.ndarray) -> list[list[np.ndarray]]:
@@ -161,7 +167,12 @@ def _squares(features: Tensor) -> np.ndarray:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; torch's allocators have several ways to say it."""
     said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said or "not enough memory" in said
+    return (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or "out of memory" in said
+        or "can't allocate memory" in said
+        or "not enough memory" in said
+    )
 
 
 def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, shelf: Memory | Folder, workers: Workers, bar: Bar) -> None:
@@ -185,7 +196,7 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, she
         if number % workers.number != workers.rank:
             continue
         raw = name.replace("shard", "pilot")
-        if shelf.get(name) is not None or shelf.get(raw) is not None:
+        if _finished(shelf, name, batches) is not None or _finished(shelf, raw, batches) is not None:
             bar.add(sum(map(len, batches)))
             continue
         arrays = worker.shard(batches, bar, reduce=False)
@@ -193,11 +204,11 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, she
     workers.wait()
     if workers.leads:
         known = shelf.get("basis")
-        if known is None and any(shelf.get(name.replace("shard", "pilot")) is None for name, _ in shards):
+        if known is None and any(_finished(shelf, name.replace("shard", "pilot"), batches) is None for name, batches in shards):
             # Some of the first part was reduced with a basis that is gone: its unreduced rows are made again.
             for name, batches in shards:
                 shelf.drop(name)
-                if shelf.get(name.replace("shard", "pilot")) is None:
+                if _finished(shelf, name.replace("shard", "pilot"), batches) is None:
                     shelf.put(name.replace("shard", "pilot"), worker.shard(batches, Bar(False, 0, "", ""), reduce=False))
         if known is None:
             if isinstance(shelf, Folder):
@@ -213,9 +224,9 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, she
             known = {"basis": basis}
             shelf.put("basis", known)
         fm.basis = known["basis"]
-        for name, _ in shards:
+        for name, batches in shards:
             raw = name.replace("shard", "pilot")
-            if shelf.get(name) is None:
+            if _finished(shelf, name, batches) is None:
                 waiting = shelf.get(raw)
                 assert waiting is not None, "a shard of the first part is there reduced or unreduced"
                 shelf.put(name, _reduce_shard(worker, waiting, held, rows))
@@ -244,14 +255,14 @@ def _reduce_shard(worker: _Worker, arrays: Arrays, held: Tensor | None, rows: np
     return found | {f"sum.{key}": value for key, value in total.items()}
 
 
-def _together(n: int, names: list[str], shelf: Memory | Folder, measure: Measure) -> Result:
+def _together(n: int, shards: list[tuple[str, list[np.ndarray]]], shelf: Memory | Folder, measure: Measure) -> Result:
     """One set of arrays from all shards, in the order of the examples; the factors of a run on disk in a mapped file."""
     each: Arrays = {}
     sums: Arrays = {}
     factors: np.ndarray | None = None
     file: Path | None = None
-    for name in names:
-        arrays = shelf.get(name)
+    for name, batches in shards:
+        arrays = _finished(shelf, name, batches)
         if arrays is None:
             raise OSError(f"{name} was damaged after it was written: run the extraction again, only this part is computed anew")
         rows = arrays["rows"]

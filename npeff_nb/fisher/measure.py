@@ -104,8 +104,7 @@ class Measure:
                 if self.diagonal or self.diagonal_entries:
                     of_each = _written(uses).square().sum(1)  # (b, numel)
                     if self.diagonal:
-                        good = torch.isfinite(of_each).all(1)
-                        diagonal[self.starts[at] : self.starts[at + 1]] += of_each[good].double().sum(0).cpu().numpy()
+                        diagonal[self.starts[at] : self.starts[at + 1]] += of_each.double().sum(0).cpu().numpy()
                     if self.diagonal_entries:
                         squares += of_each.double().square().sum(1)
                         diagonals.add(of_each[:, None], int(self.starts[at]), self.size)
@@ -123,6 +122,10 @@ class Measure:
             for tensor in (features, grams, logits):
                 tensor[torch.from_numpy(bad)] = 0
             traces[:, torch.from_numpy(bad)] = 0
+            if self.diagonal:
+                # An example may have shown itself only after some of its parameters were counted: the others are counted again.
+                others = batch[~bad]
+                diagonal = self(subject, tape, others)[1]["diagonal"] if len(others) else np.zeros(self.size)
         each: Arrays = {f"choice.{key}": value for key, value in chosen.items()}
         if subject.recipe.draws:
             # Draws that are zero for a whole batch have no row there, and count all the same.

@@ -63,9 +63,16 @@ class Folder:
     def plan(self, made: dict[str, Any] | None = None) -> dict[str, Any]:
         """The plan under which the shards here were begun; ``made`` is kept where there is none yet."""
         file = self.path / "plan.json"
-        if not file.exists() and made is not None:
-            _files.write_text(file, json.dumps(made, indent=1) + "\n")
-        return json.loads(file.read_text(encoding="utf-8"))
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(found, dict) and all(isinstance(number, int) and number > 0 for number in found.values()) and found:
+                return found
+        except (FileNotFoundError, ValueError):  # none yet, or damaged: shards that were made under another are told by their rows
+            pass
+        if made is None:
+            raise OSError(f"{file} is damaged: remove the folder {self.path} and run the extraction again")
+        _files.write_text(file, json.dumps(made, indent=1) + "\n")
+        return made
 
     def lock(self) -> None:
         """For this process alone, until it ends in whatever way.
