@@ -61,6 +61,8 @@ def write_folder(
                 shutil.move(value, target)
             else:
                 to = allocate(target, value.shape, value.dtype)
+                if not value.size:
+                    continue
                 step = max(1, COPIED_AT_ONCE // max(1, value[:1].nbytes))
                 for at in range(0, len(value), step):
                     to[at : at + step] = value[at : at + step]

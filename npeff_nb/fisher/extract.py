@@ -25,7 +25,7 @@ from npeff_nb.fisher.measure import Measure
 from npeff_nb.fisher.outputs import Output, Own, output_for
 from npeff_nb.fisher.parameters import choose_parameters
 from npeff_nb.fisher.pefs import PEFs
-from npeff_nb.fisher.predictions import REST
+from npeff_nb.fisher.predictions import FIRST_GUESS, REST
 from npeff_nb.fisher.reattach import output_again
 from npeff_nb.fisher.shelf import Folder, Memory
 from npeff_nb.fisher.subject import Subject, check_ready
@@ -413,7 +413,9 @@ def _as_pefs(
     if "outcomes" in choices:
         codes = sorted({int(code) for code in np.unique(choices["outcomes"]) if code >= 0})
         facts["outcome_names"] = {str(code): _name(subject, class_names, code) for code in codes}
-        class_names = [f"guess {at + 1}" for at in range(choices["outcomes"].shape[1])] + ([REST] if recipe.family == "categorical" else [])
+        class_names = (
+            [FIRST_GUESS] + [f"guess {at + 1}" for at in range(1, choices["outcomes"].shape[1])] + ([REST] if recipe.family == "categorical" else [])
+        )
     elif not class_names:
         class_names = [_name(subject, [], code) for code in range(c)]
     energy = sums["energy"] / max(sums["energy"].sum(), _TINY)

@@ -76,6 +76,7 @@ class FeatureMap:
     side : the maps have at most this many rows (sketch).
     rows : landmark rows (reduced, gram) or entries kept an example (topk).
     why : how ``auto`` came to it, in words.
+    scales : factors on the gradients of each parameter; none where all are 1.
     basis : (D, d) float32 with orthonormal columns (sketch), or the mix of inner products with landmark rows, (L, d) float64; None before it is known
         and for dense features.
     landmarks : what the landmark examples were, for making new inner products with them: arrays by name (:mod:`npeff_nb.fisher.landmarks`).
@@ -88,6 +89,7 @@ class FeatureMap:
     side: int = 0
     rows: int = 0
     why: str = ""
+    scales: list[float] = field(default_factory=list)
     basis: np.ndarray | None = None
     landmarks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     _maps: dict = field(default_factory=dict, repr=False, compare=False)
@@ -103,13 +105,16 @@ class FeatureMap:
         if budget is not None and budget < 1:
             raise ValueError(f"budget={budget}: it must be at least 1")
         names, shapes = list(parameters["name"]), [_as_matrix(shape) for shape in parameters["shape"]]
+        scaled = "scale" in parameters.columns and (parameters["scale"] != 1).any()
+        scales = list(map(float, parameters["scale"])) if scaled else []
         total = int(parameters["numel"].sum())
         size = size or Size(1, 1, 1)
         why = "as asked"
         if features == "auto":
             features, why = _cheapest(shapes, size, budget)
         if features in {"dense", "topk"}:
-            return cls(features, names, shapes, rows=min(budget or 65_536, total * size.k) if features == "topk" else 0, why=why)
+            return cls(features, names, shapes, rows=min(budget or 65_536, total * size.k) if features == "topk" else 0, why=why,
+                       scales=scales)  # fmt: skip
         if features in {"reduced", "gram"}:
             every = size.n * size.k
             if features == "gram" and every > GRAM_ROWS:
@@ -118,16 +123,16 @@ class FeatureMap:
                     "use 'reduced' or 'sketch', or fewer examples"
                 )
             wanted = every if features == "gram" else min(every, budget or LANDMARK_ROWS)
-            return cls(features, names, shapes, seed=seed, rows=wanted, why=why)
+            return cls(features, names, shapes, seed=seed, rows=wanted, why=why, scales=scales)
         width = budget or SKETCH_FEATURES
         # The largest common side whose sketch stays within the width; thin matrices need less and leave room for the others.
         side = max(s for s in range(1, 257) if s == 1 or sum(min(s, o) * min(s, i) for o, i in shapes) <= width)
-        return cls("sketch", names, shapes, seed=seed, side=side, why=why)
+        return cls("sketch", names, shapes, seed=seed, side=side, why=why, scales=scales)
 
     @property
     def id(self) -> str:
         """Equal for equal coordinates: what :meth:`~npeff_nb.NPEFF.transform` asks for before it mixes two sets of Fishers."""
-        digest = hashlib.sha256(repr((self.kind, self.names, self.shapes, self.seed, self.side, self.rows)).encode())
+        digest = hashlib.sha256(repr((self.kind, self.names, self.shapes, self.seed, self.side, self.rows, self.scales)).encode())
         if self.basis is not None:
             digest.update(np.ascontiguousarray(self.basis).tobytes())
         for key in sorted(self.landmarks):
@@ -156,7 +161,7 @@ class FeatureMap:
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays."""
         plain = {"kind": self.kind, "names": self.names, "shapes": [list(s) for s in self.shapes]}
-        return plain | {"seed": self.seed, "side": self.side, "rows": self.rows, "why": self.why}
+        return plain | {"seed": self.seed, "side": self.side, "rows": self.rows, "why": self.why, "scales": self.scales}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays, by names of their own."""

@@ -234,19 +234,19 @@ class LabelWords(Output):
         if is_masked(model):
             before = prompts[0].split(str(tokenizer.mask_token))[0]
             ids = [self._one_token(tokenizer, before, word) for word in self._words()]
+            self._check_differ([[one] for one in ids])
             made = _masked_batches(model, tokenizer, prompts, batch_size, quiet)
             made.encoded["word_ids"] = [ids] * len(prompts)
             return made, table
         prompts = [prompt.rstrip() if prompt != prompt.rstrip() else prompt for prompt in prompts]
         words = [_continuation(tokenizer, "" if is_encoder_decoder(model) else prompts[0], word) for word in self._words()]
+        self._check_differ(words)
         room = max(map(len, words))
         encoded, cut = encode(model, tokenizer, prompts, keep=0 if is_encoder_decoder(model) else room - 1,
                               keep_end=not is_encoder_decoder(model), quiet=quiet)  # fmt: skip
         encoded = _without_end(tokenizer, encoded) if not is_encoder_decoder(model) else encoded
         if room == 1:
             firsts = [word[0] for word in words]
-            if len(set(firsts)) < len(firsts):
-                raise ValueError(f"two of the words {self._words()} begin with the same token and have no other: choose words that differ")
             encoded["word_ids"] = [firsts] * len(prompts)
             if not is_encoder_decoder(model):
                 encoded["read_at"] = [len(ids) - 1 for ids in encoded["input_ids"]]
@@ -273,6 +273,10 @@ class LabelWords(Output):
         z, kept = _some_positions(model, flat, at.unique())
         found = z.gather(1, torch.searchsorted(kept, at)[:, :, None].expand(-1, -1, z.shape[-1])).view(b, c, longest, -1)
         return _sequence_scores(found, targets)
+
+    def _check_differ(self, words: list[list[int]]) -> None:
+        if len({tuple(word) for word in words}) < len(words):
+            raise ValueError(f"two of the words {self._words()} are the same tokens to this tokenizer: choose words that differ")
 
     def class_names(self, model: nn.Module, c: int) -> list[str]:
         return [str(name) for name in self.words]

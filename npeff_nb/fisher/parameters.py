@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
+import numpy as np
 import pandas as pd
 from torch import nn
 
@@ -127,7 +128,7 @@ def _holds(table: pd.DataFrame, said: str) -> pd.Series:
 def _scaled(chosen: pd.DataFrame, scale: dict[str, float] | None) -> pd.DataFrame:
     factors = pd.Series(1.0, index=chosen.index)
     for said, factor in (scale or {}).items():
-        if not (isinstance(factor, (int, float)) and 0 < factor < float("inf")):
+        if not (isinstance(factor, (int, float, np.integer, np.floating)) and 0 < factor < float("inf")):
             raise ValueError(
                 f"scale={{{said!r}: {factor!r}}}: a scale is a positive number; leave parameters out with parameters= instead of scaling by 0"
             )

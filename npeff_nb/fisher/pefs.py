@@ -14,7 +14,7 @@ import pandas as pd
 
 from npeff_nb import _files
 from npeff_nb.fisher.features import FeatureMap
-from npeff_nb.fisher.predictions import gold_labels, predictions_of, probabilities
+from npeff_nb.fisher.predictions import gold_labels, predictions_of, probabilities, probability_of_prediction
 from npeff_nb.fisher.sparse import SparseDiagonals, SparseRows
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ class PEFs:
         (relative standard error of drawn labels) and ``masked`` (numbers were not finite).  A column of the caller's that has one of these names
         keeps it.
         """
-        p = self.probabilities
-        found: dict[str, Any] = {"prediction": self.predictions, "probability": p.max(1)}
+        found: dict[str, Any] = {"prediction": self.predictions, "probability": probability_of_prediction(self)}
         gold = gold_labels(self.examples, self.classes)
         if gold is not None:
             found["correct"] = gold == self.predictions
@@ -214,14 +213,26 @@ class PEFs:
         names = {key: name for part in parts for key, name in part.facts.get("outcome_names", {}).items()}
         facts = first.facts | ({"outcome_names": names} if names else {}) | {"texts_cut": sum(part.facts.get("texts_cut", 0) for part in parts)}
         columns = None if any(p.columns is None for p in parts) else pd.concat([p.columns for p in parts], ignore_index=True)
+        if columns is not None and "masked" in columns:
+            columns["masked"] = columns["masked"].eq(True)
+        if "inner_product_bound" in first.facts:
+            facts["inner_product_bound"] = max(p.facts["inner_product_bound"] for p in parts)
+        if columns is not None and first.traces is not None:
+            norms, traces = np.concatenate([p.norms for p in parts]), np.concatenate([p.traces for p in parts])
+            weight = np.divide(traces, norms, out=np.zeros_like(norms), where=norms > 0) * columns.get("retained_rows", 1.0)
+            facts["energy_kept"] = float((columns["kept"] * weight).sum() / weight.sum()) if len(parts) > 1 and weight.sum() else facts["energy_kept"]
         weight = np.array([len(p) for p in parts]) / sum(len(p) for p in parts)
         energy = sum(w * p.parameters["energy"].to_numpy() for w, p in zip(weight, parts, strict=True))
-        diagonal = None if any(p.diagonal is None for p in parts) else sum(w * p.diagonal for w, p in zip(weight, parts, strict=True))
+        diagonal = (
+            None if any(p.diagonal is None for p in parts) else sum(w * p.diagonal for w, p in zip(weight, parts, strict=True)).astype(np.float32)
+        )
         return cls(
             np.concatenate([p.factors for p in parts]), np.concatenate([p.norms for p in parts]), np.concatenate([p.logits for p in parts]),
             pd.concat([p.examples for p in parts], ignore_index=True), first.parameters.assign(energy=energy), first.classes, first.feature_map,
             facts, None, join([p.traces for p in parts]), {key: np.concatenate([p.choices[key] for p in parts]) for key in first.choices}, columns,
-            diagonal=diagonal,
+            SparseRows.joined([p.sparse for p in parts if p.sparse]) if all(p.sparse for p in parts) else None,
+            diagonal,
+            SparseDiagonals.joined([p.diagonals for p in parts if p.diagonals]) if all(p.diagonals for p in parts) else None,
         )  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------------------------- the model behind it
@@ -287,6 +298,7 @@ def parameters_to_json(parameters: pd.DataFrame) -> pd.DataFrame:
 def parameters_from_json(table: pd.DataFrame) -> pd.DataFrame:
     """The other way round."""
     shapes = [tuple(int(x) for x in shape.split(" x ")) if shape else () for shape in table["shape"]]
+    table = table if "scale" in table.columns else table.assign(scale=1.0)  # version 1 knew no scales
     return table.assign(shape=shapes).astype({"layer": "Int64"})
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 REST = "anything else"
+FIRST_GUESS = "guess 1"
+"""Where few of many classes are kept, they are another example's other classes: no label speaks of them."""
 
 
 def probabilities(logits: np.ndarray, family: str = "categorical") -> np.ndarray:
@@ -51,7 +53,7 @@ def predictions_of(fishers: Any) -> np.ndarray | None:
 
 def gold_labels(examples: pd.DataFrame | None, classes: Sequence[str] | None) -> np.ndarray | None:
     """The examples' own labels as class names (n,), when there is a column ``label`` that speaks of the model's classes."""
-    if examples is None or "label" not in examples.columns or not classes:
+    if examples is None or "label" not in examples.columns or not classes or classes[0] == FIRST_GUESS:
         return None
     values = examples["label"]
     if not all(isinstance(value, (str, int, float, np.integer, np.floating)) or value is None for value in values):
@@ -63,3 +65,11 @@ def gold_labels(examples: pd.DataFrame | None, classes: Sequence[str] | None) ->
     if pd.api.types.is_integer_dtype(values) and values.between(0, len(names) - 1).all():
         return names[values.to_numpy()]
     return None
+
+
+def probability_of_prediction(fishers: Any) -> np.ndarray:
+    """(n,), of what :func:`predictions_of` names: never of *anything else*, and of independent labels, of all of them together."""
+    p = probabilities(fishers.logits, fishers.family)
+    if fishers.family == "bernoulli":
+        return np.maximum(p, 1 - p).prod(1)
+    return (p[:, :-1] if "outcomes" in fishers.choices else p).max(1)

@@ -6,6 +6,7 @@ of an example is lost.  NumPy and SciPy only: such Fishers also open on machines
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,12 @@ class SparseRows:
     def take(self, where: np.ndarray) -> SparseRows:
         """Some of the examples: positions or a mask."""
         return SparseRows(self.values[where], self.columns[where], self.offsets[where], self.size)
+
+    @staticmethod
+    def joined(parts: Sequence[SparseRows]) -> SparseRows:
+        """Several sets of examples, one after the other."""
+        values, columns, offsets = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "columns", "offsets"))
+        return SparseRows(values, columns, offsets, parts[0].size)
 
     def matrix(self) -> csr_array:
         """All factor rows as one (n·k, p) matrix; row y of example i is i·k + y.  It shares the memory of ``values``: change neither."""
@@ -149,6 +156,12 @@ class SparseDiagonals:
     def take(self, where: np.ndarray) -> SparseDiagonals:
         """Some of the examples: positions or a mask."""
         return SparseDiagonals(self.values[where], self.indices[where], self.norms[where], self.size)
+
+    @staticmethod
+    def joined(parts: Sequence[SparseDiagonals]) -> SparseDiagonals:
+        """Several sets of examples, one after the other."""
+        values, indices, norms = (np.concatenate([getattr(part, name) for part in parts]) for name in ("values", "indices", "norms"))
+        return SparseDiagonals(values, indices, norms, parts[0].size)
 
     def matrix(self) -> csr_array:
         """(n, p), not normalised, columns ascending.  A copy, since they are not in the order that is kept here."""

@@ -515,6 +515,23 @@ def test_shards_that_are_there_keep_their_coordinates(expected, small, tmp_path,
     assert_as_expected(extract("reduced", tmp_path), expected["reduced"])
 
 
+@pytest.mark.parametrize("kind", ["reduced", "sketch"])
+def test_parts_in_coordinates_that_are_gone_are_made_again(kind, expected, small, tmp_path, monkeypatch):
+    """The directions' file was torn, and found anew they come out otherwise: nothing that was reduced on the old ones may stay."""
+    folder = stopped(kind, tmp_path, 80)
+    spoil(folder / "basis.safetensors", half)
+    turned = {"reduced": (landmarks, "mixed"), "sketch": (loop, "principal_basis")}[kind]
+    found_as = getattr(*turned)
+
+    def otherwise(*arguments, **named):
+        found = found_as(*arguments, **named)
+        turn = np.linalg.qr(np.random.default_rng(0).standard_normal((found.shape[1],) * 2))[0]
+        return found @ (torch.from_numpy(turn).to(found) if isinstance(found, torch.Tensor) else turn)
+
+    monkeypatch.setattr(*turned, otherwise)
+    assert_as_expected(extract(kind, tmp_path), expected[kind])
+
+
 def test_a_damaged_result_is_named(small, tmp_path):
     extract("dense", tmp_path)
     spoil(only_result(tmp_path) / "factors.array.safetensors", flipped)
