@@ -1,14 +1,20 @@
 """The command, run as a person would, on fewer questions."""
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import tiny
 
 import npeff_nb as nb
 from npeff_nb import cli
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+"""Sums in another order are other bytes."""
 
 
 def test_demo_writes_everything_that_it_promises(demo_run):
@@ -73,3 +79,67 @@ def test_help_and_version_come_without_torch():
     code = "import sys; from npeff_nb import cli; cli.main(['--version'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == nb.__version__
+
+
+# ------------------------------------------------------------------------------------------------------------------------ extract
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with a classifier, its tokenizer and a table, as people have them."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = tiny.bert()
+    model.save_pretrained(folder / "model")
+    tiny.tokenizer().save_pretrained(folder / "model")
+    tiny.table(24).assign(label="LABEL_1").to_csv(folder / "texts.csv", index=False)
+    (folder / "texts.txt").write_text("\n".join(tiny.TEXTS) + "\n\n")
+    return folder
+
+
+def test_extract_writes_what_the_function_gives(saved, tmp_path, capsys):
+    asked = ["extract", "--model", str(saved / "model"), "--examples", str(saved / "texts.csv"), "--output", str(tmp_path / "my.pefs"), "--quiet"]
+    assert cli.main([*asked, "--features", "dense", "--parameters", "attention & layers 0-0", "--batch-size", "5", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "attention query" in told and "nb.load(" in told
+    found = nb.load(tmp_path / "my.pefs")
+    table = pd.read_csv(saved / "texts.csv")
+    model = tiny.bert()
+    expected = nb.extract_fishers(model, tiny.tokenizer(), table, features="dense", parameters="attention & layers 0-0", batch_size=5, progress=False)
+    np.testing.assert_allclose(found.factors, expected.factors, atol=1e-6 * np.abs(expected.factors).max())  # another process's rounding
+    assert found.attach(model, tiny.tokenizer()).subject is not None
+    assert [p.name for p in tmp_path.iterdir()] == ["my.pefs"]  # the folder of work in progress is gone
+
+
+def test_extract_reads_a_plain_list_and_several_processes_share_it(saved, tmp_path):
+    """As torchrun starts them; the bytes are those of one process."""
+    asked = ["extract", "--model", str(saved / "model"), "--examples", str(saved / "texts.txt"), "--features", "sketch", "--quiet", "--output"]
+    alone = subprocess.run([sys.executable, "-m", "npeff_nb", *asked, str(tmp_path / "one")], capture_output=True, text=True, env=ONE_THREAD)
+    assert alone.returncode == 0, alone.stderr
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "npeff_nb"]
+    both = subprocess.run([*launcher, *asked, str(tmp_path / "two")], capture_output=True, text=True, env=ONE_THREAD)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("PEFs(8 examples") == 1
+    for name in ("factors.array.safetensors", "arrays.safetensors", "manifest.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--examples": "nothing.csv"}, "nothing.csv does not exist"),
+        ({"--examples": "texts.xlsx"}, "tables are read from .csv, .tsv, .jsonl, .json, .parquet and .txt"),
+        ({"--classes": "many"}, "classes='many': give 'auto', 'all'"),
+        ({"--task": "label-words"}, "--task label-words needs --words"),
+        ({"--task": "next-token", "--words": "yes no"}, "--words are the classes of --task label-words, not of next-token"),
+        ({"--parameters": "nonsense"}, "matches none of the model's"),
+    ],
+)
+def test_extract_says_in_one_line_what_is_wrong(change, words, saved, tmp_path, capsys):
+    (saved / "texts.xlsx").touch()
+    options = {"--model": str(saved / "model"), "--examples": "texts.csv", "--output": str(tmp_path / "out")} | change
+    options["--examples"] = str(saved / options["--examples"])
+    flat = [part for key, value in options.items() for part in (key, *(value.split() if key == "--words" else [value]))]
+    assert cli.main(["extract", *flat, "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("npeff-nb: ") and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
