@@ -27,7 +27,7 @@ from npeff_nb.fisher.parameters import choose_parameters
 from npeff_nb.fisher.pefs import PEFs
 from npeff_nb.fisher.predictions import FIRST_GUESS, REST
 from npeff_nb.fisher.reattach import output_again
-from npeff_nb.fisher.shelf import Folder, Memory
+from npeff_nb.fisher.shelf import Folder, Memory, Shelf
 from npeff_nb.fisher.subject import Subject, check_ready
 from npeff_nb.fisher.workers import Workers
 
@@ -146,7 +146,7 @@ def extract_fishers(
     if place is not None and place.exists() and workers.leads and place.with_suffix(".partial").exists():
         Folder(place.with_suffix(".partial")).remove()  # a run was killed between its last two steps
     if place is None or not place.exists():
-        shelf = Memory() if place is None else Folder(place.with_suffix(".partial"))
+        shelf: Shelf = Memory() if place is None else Folder(place.with_suffix(".partial"))
         if isinstance(shelf, Folder) and workers.leads:
             shelf.lock()
         try:
@@ -317,7 +317,7 @@ def _extract(
     facts: dict[str, Any],
     k: int,
     c: int,
-    shelf: Memory | Folder,
+    shelf: Shelf,
     workers: Workers,
     progress: bool | Progress,
     diagonal: bool | int,

@@ -22,7 +22,7 @@ from npeff_nb.fisher.batches import POSITIONS_A_BATCH
 from npeff_nb.fisher.features import principal_basis
 from npeff_nb.fisher.gradients import Tape
 from npeff_nb.fisher.measure import Arrays, Measure
-from npeff_nb.fisher.shelf import Folder, Memory
+from npeff_nb.fisher.shelf import Folder, Memory, Shelf
 from npeff_nb.fisher.sparse import SparseDiagonals, SparseRows, exact_coordinates
 from npeff_nb.fisher.subject import Subject
 from npeff_nb.fisher.workers import Workers
@@ -51,7 +51,7 @@ class Result:
     diagonals: SparseDiagonals | None = None
 
 
-def run(subject: Subject, tape: Tape, measure: Measure, shelf: Memory | Folder, workers: Workers, progress: bool | Progress) -> Result:
+def run(subject: Subject, tape: Tape, measure: Measure, shelf: Shelf, workers: Workers, progress: bool | Progress) -> Result:
     """Measures all examples of the subject that are not on the shelf yet, and puts them together.
 
     Among several workers each takes its share, and the first one puts together; the others return a result without arrays.
@@ -83,7 +83,7 @@ def run(subject: Subject, tape: Tape, measure: Measure, shelf: Memory | Folder, 
     return _together(n, shards, shelf, measure)
 
 
-def _finished(shelf: Memory | Folder, name: str, batches: list[np.ndarray]) -> Arrays | None:
+def _finished(shelf: Shelf, name: str, batches: list[np.ndarray]) -> Arrays | None:
     """A shard from the shelf, if it is there and of these very examples."""
     arrays = shelf.get(name)
     return None if arrays is None or not np.array_equal(arrays["rows"], np.concatenate(batches)) else arrays
@@ -175,7 +175,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, shelf: Memory | Folder, workers: Workers, bar: Bar) -> None:
+def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, shelf: Shelf, workers: Workers, bar: Bar) -> None:
     """Unreduced sketches of the first part, the principal directions on them, then the same examples on these."""
     fm = worker.measure.feature_map
     rows = np.sort(np.concatenate([row for _, batches in shards for row in batches]))
@@ -255,7 +255,7 @@ def _reduce_shard(worker: _Worker, arrays: Arrays, held: Tensor | None, rows: np
     return found | {f"sum.{key}": value for key, value in total.items()}
 
 
-def _together(n: int, shards: list[tuple[str, list[np.ndarray]]], shelf: Memory | Folder, measure: Measure) -> Result:
+def _together(n: int, shards: list[tuple[str, list[np.ndarray]]], shelf: Shelf, measure: Measure) -> Result:
     """One set of arrays from all shards, in the order of the examples; the factors of a run on disk in a mapped file."""
     each: Arrays = {}
     sums: Arrays = {}
