@@ -343,6 +343,7 @@ def _extract(
         if feature_map.basis is None:
             # Kept with the shards: eigenvectors may come out otherwise elsewhere, and all shards have to be in the same coordinates.
             if workers.leads and shelf.get("basis") is None:
+                shelf.clear()  # whatever is there stands in coordinates that are gone
                 shelf.put("basis", {"basis": landmarks.mixed(measure.landmarks, exact=feature_map.kind == "gram")})
             workers.wait()
             known = shelf.get("basis")

@@ -70,7 +70,7 @@ def run(subject: Subject, tape: Tape, measure: Measure, shelf: Shelf, workers: W
     mine = [batches for part in (first, shards[len(first) :]) for number, (_, batches) in enumerate(part) if number % workers.number == 0]
     with Bar(progress if workers.leads else False, sum(len(b) for batches in mine for b in batches), f"Fishers ({fm.kind})", "ex") as bar:
         if first:
-            _first_part(first, worker, shelf, workers, bar)
+            _first_part(first, [name for name, _ in shards[len(first) :]], worker, shelf, workers, bar)
         for number, (name, batches) in enumerate(shards[len(first) :]):
             if number % workers.number == workers.rank:
                 if _finished(shelf, name, batches) is None:
@@ -175,8 +175,8 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, shelf: Shelf, workers: Workers, bar: Bar) -> None:
-    """Unreduced sketches of the first part, the principal directions on them, then the same examples on these."""
+def _first_part(shards: list[tuple[str, list[np.ndarray]]], others: list[str], worker: _Worker, shelf: Shelf, workers: Workers, bar: Bar) -> None:
+    """Unreduced sketches of the first part, the principal directions on them, then the same examples on these; ``others`` come afterwards."""
     fm = worker.measure.feature_map
     rows = np.sort(np.concatenate([row for _, batches in shards for row in batches]))
     held: Tensor | None = None
@@ -204,8 +204,10 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], worker: _Worker, she
     workers.wait()
     if workers.leads:
         known = shelf.get("basis")
-        if known is None and any(_finished(shelf, name.replace("shard", "pilot"), batches) is None for name, batches in shards):
-            # Some of the first part was reduced with a basis that is gone: its unreduced rows are made again.
+        if known is None:
+            # What was reduced with a basis that is gone is made again: found anew it may come out otherwise.
+            for name in others:
+                shelf.drop(name)
             for name, batches in shards:
                 shelf.drop(name)
                 if _finished(shelf, name.replace("shard", "pilot"), batches) is None:

@@ -26,6 +26,9 @@ class Shelf(Protocol):
     def drop(self, name: str) -> None:
         """Forgets a name."""
 
+    def clear(self) -> None:
+        """Forgets all names."""
+
 
 class Memory:
     """A shelf for one run."""
@@ -41,6 +44,9 @@ class Memory:
 
     def drop(self, name: str) -> None:
         self._kept.pop(name, None)
+
+    def clear(self) -> None:
+        self._kept.clear()
 
 
 class Folder:
@@ -60,12 +66,16 @@ class Folder:
     def drop(self, name: str) -> None:
         (self.path / f"{name}.safetensors").unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        for file in self.path.glob("*.safetensors"):
+            file.unlink()
+
     def plan(self, made: dict[str, Any] | None = None) -> dict[str, Any]:
         """The plan under which the shards here were begun; ``made`` is kept where there is none yet."""
         file = self.path / "plan.json"
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
-            if isinstance(found, dict) and all(isinstance(number, int) and number > 0 for number in found.values()) and found:
+            if isinstance(found, dict) and isinstance(found.get("positions"), int) and found["positions"] > 0:
                 return found
         except (FileNotFoundError, ValueError):  # none yet, or damaged: shards that were made under another are told by their rows
             pass
