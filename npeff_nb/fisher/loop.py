@@ -147,21 +147,21 @@ class _Worker:
         if "features" not in each:
             return each, sums
         weight = np.divide(1.0, each["norms"], out=np.zeros(len(each["norms"])), where=each["norms"] > 0)
-        features = torch.from_numpy(each["features"])
+        features = torch.from_numpy(each["features"]).to(self.subject.device)  # the product is worth the way back to an accelerator
         there = _squares(features) if fm.kind == "sketch" else each["traces"] * each["retained_rows"]
         if fm.basis is not None:
             if self.basis is None:
-                self.basis = torch.from_numpy(np.array(fm.basis)).to(features.dtype)
+                self.basis = torch.from_numpy(np.array(fm.basis)).to(features)
             features = features @ self.basis
         kept = _squares(features)
-        each = each | {"features": features.float().numpy(), "kept": kept}
+        each = each | {"features": features.float().cpu().numpy(), "kept": kept}
         return each, sums | {"kept": np.array([(kept * weight).sum()]), "there": np.array([(there * weight).sum()])}
 
 
 def _squares(features: Tensor) -> np.ndarray:
     """Σ of squares of each example, in one reading of features that may be a hundred thousand wide."""
     flat = features.flatten(1)
-    return torch.linalg.vecdot(flat, flat).double().numpy()
+    return torch.linalg.vecdot(flat, flat).double().cpu().numpy()
 
 
 def out_of_memory(error: BaseException) -> bool:
