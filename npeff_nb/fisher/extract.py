@@ -106,6 +106,9 @@ def extract_fishers(
     batches, table = _examples(model, tokenizer, examples, inputs, asked, batch_size)
     chosen = choose_parameters(model, parameters, scale) if like is None else _parameters_like(model, like)
     subject = Subject(model, batches, asked, recipe, tokenizer if inputs is None else None)
+    before = getattr(like, "subject", None)
+    if before is not None and before.asks_like(subject) and before.batches.batch_size != 1:
+        subject.tapes = before.tapes  # what was learned about batches of this very model and question holds
     c = _classes(subject)
     if like is None:
         recipe = replace(recipe, rows="classes" if features == "topk" and recipe.family == "categorical" and fisher == "true" else "reduced")

@@ -91,6 +91,11 @@ class Subject:
         gold = None if self.gold is None else self.gold[rows]
         return Subject(self.model, self.batches.take(rows), self.output, self.recipe, self.tokenizer, choices, gold)
 
+    def asks_like(self, other: Subject) -> bool:
+        """Whether the same model object is asked the same question."""
+        functions = [getattr(subject.output, "function", None) for subject in (self, other)]
+        return self.model is other.model and self.output.facts() == other.output.facts() and functions[0] is functions[1]
+
     def with_model(self, model: nn.Module) -> Subject:
         """The same questions to another model."""
         return Subject(model, self.batches, self.output, self.recipe, self.tokenizer, self.choices, self.gold)
