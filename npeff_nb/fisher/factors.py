@@ -81,8 +81,8 @@ class Sampled:
 
     The ``top`` likeliest classes are kept exactly; for the rest, ``draws`` labels are drawn from the model's own distribution within it.  The
     expectation over draws is the true Fisher; the table of examples gets ``sampling_error``, the relative standard error of each one in Frobenius
-    norm, √(E‖F̂ − F‖²) / ‖F̂‖, estimated from the draws themselves.  The noise makes ‖F̂‖ too long: with as few as 4 draws a single example's error comes
-    out 20 to 30 % below the true one on average.
+    norm, √(E‖F̂ − F‖²) / ‖F̂‖, estimated from the draws themselves.  The noise makes ‖F̂‖ too long: with as few as 4 draws a single example's
+    error comes out 20 to 30 % below the true one on average.
     """
 
     draws: int = 8
