@@ -112,6 +112,16 @@ def read_folder(path: str | os.PathLike, kind: str | None = None) -> tuple[str, 
     return found, arrays, tables, manifest["facts"]
 
 
+def named(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Several arrays under one name, to be kept beside others: ``key`` becomes ``name.key``."""
+    return {f"{name}.{key}": value for key, value in arrays.items()}
+
+
+def under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`named` put there."""
+    return {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
+
+
 MAPPED = ".array.safetensors"
 
 

@@ -252,7 +252,7 @@ class Factorisation(TransformerMixin, BaseEstimator):
         tables = {}
         if self.examples is not None:
             arrays |= {"norms": self.norms, "logits": self.logits}
-            arrays |= self.feature_map.arrays() | {f"choices.{key}": value for key, value in self.choices.items()}
+            arrays |= self.feature_map.arrays() | _files.named("choices", self.choices)
             facts |= {"classes": self.classes, "feature_map": self.feature_map.to_json()}
             tables = {"examples": self.examples, "parameters": _pefs.parameters_to_json(self.parameters)}
         return _files.write_folder(path, KIND, arrays, tables, facts)
@@ -276,7 +276,7 @@ class Factorisation(TransformerMixin, BaseEstimator):
             self.examples, self.parameters = tables["examples"], _pefs.parameters_from_json(tables["parameters"])
             self.logits, self.norms, self.classes = arrays["logits"], arrays["norms"], facts["classes"]
             self.feature_map = FeatureMap.from_json(facts["feature_map"], arrays)
-            self.choices = {key.removeprefix("choices."): value for key, value in arrays.items() if key.startswith("choices.")}
+            self.choices = _files.under("choices", arrays)
         return self
 
     def _check_settings(self) -> None:

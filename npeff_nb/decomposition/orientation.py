@@ -49,7 +49,7 @@ def orientation(
     for at in range(0, n, size):
         part = slice(at, at + size)
         z = torch.from_numpy(logits[part])
-        rows = recipe.coarse_cotangents(z.double(), {}).numpy()
+        rows = recipe.coarse_cotangents(z.double()).numpy()
         along = projections[part] * np.sqrt(norms[part])[:, None, None]
         if "mixing" in choices:  # rows were turned: back onto the ones that are known by their classes
             along = np.einsum("nqk,nqr->nkr", choices["mixing"][part], along)

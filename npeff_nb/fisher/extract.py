@@ -102,7 +102,7 @@ def extract_fishers(
     _check(fisher, on_nan, diagonal, rank)
     if features == "topk" and rank is not None:
         raise ValueError("features='topk' keeps entries of the paper's own rows and rank= turns rows: choose one of them")
-    asked, recipe = _question(model, output, logits, fisher, features, rank, like)
+    asked, recipe = _question(model, output, logits, fisher, rank, like)
     batches, table = _examples(model, tokenizer, examples, inputs, asked, batch_size)
     chosen = choose_parameters(model, parameters, scale) if like is None else _parameters_like(model, like)
     subject = Subject(model, batches, asked, recipe, tokenizer if inputs is None else None)
@@ -113,7 +113,7 @@ def extract_fishers(
     if like is None:
         recipe = replace(recipe, rows="classes" if features == "topk" and recipe.family == "categorical" and fisher == "true" else "reduced")
         recipe = recipe.for_classes(classes, c)
-    if recipe.top is not None and (like is not None or recipe.n_rows(c) > c):
+    elif recipe.top is not None:
         recipe = replace(recipe, top=min(recipe.top, c))
     subject.recipe = recipe
     if recipe.fisher == "empirical":
@@ -217,7 +217,7 @@ def _check(fisher: str, on_nan: str, diagonal: bool | int, rank: float | int | N
 
 
 def _question(
-    model: nn.Module, output: Output | None, logits: LogitsOf | None, fisher: str, features: str, rank: float | int | None, like: Any
+    model: nn.Module, output: Output | None, logits: LogitsOf | None, fisher: str, rank: float | int | None, like: Any
 ) -> tuple[Output, Recipe]:
     if output is not None and logits is not None:
         raise TypeError("output= and logits= both say how predictions are read off the model: give one of them")
@@ -395,7 +395,7 @@ def _as_pefs(
             f"all {n} Fishers are zero: the predictions are certain to machine precision, or the chosen parameters do not influence them"
             + (f" ({int(bad.sum())} were masked because their numbers were not finite)" if bad.any() else "")
         )
-    choices = {key.removeprefix("choice."): value for key, value in each.items() if key.startswith("choice.")}
+    choices = _files.under("choice", each)
     full = each["traces"] * each["retained_rows"]
     columns = pd.DataFrame({"kept": np.divide(each["kept"], full, out=np.ones(n), where=full > 0)})
     recipe = subject.recipe

@@ -210,7 +210,7 @@ class Recipe:
             return kept
         return torch.cat([kept, _masked(z, outcomes).logsumexp(1, keepdim=True).clamp_min(ABSENT)], 1)
 
-    def coarse_cotangents(self, coarse: Tensor, chosen: dict[str, np.ndarray]) -> Tensor:
+    def coarse_cotangents(self, coarse: Tensor) -> Tensor:
         """Rows on the coarse logits, (b, K, c), as far as they are its Fisher's: without draws and before ``rank``."""
         if self.family == "bernoulli":
             return bernoulli_cotangents(coarse)
@@ -229,7 +229,7 @@ class Recipe:
             else:
                 found = torch.nn.functional.one_hot(labels, z.shape[1]).double() - torch.softmax(z, -1)[:, None]
         else:
-            found = self.coarse_cotangents(coarse, chosen)
+            found = self.coarse_cotangents(coarse)
             if "outcomes" in chosen:
                 found = self._spread(found, z, coarse, chosen)
         if "mixing" in chosen:

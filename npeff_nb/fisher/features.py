@@ -22,10 +22,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from npeff_nb import _files
 
 if TYPE_CHECKING:  # a saved map is read and compared on machines without torch
     from torch import Tensor
@@ -92,7 +95,8 @@ class FeatureMap:
     scales: list[float] = field(default_factory=list)
     basis: np.ndarray | None = None
     landmarks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-    _maps: dict = field(default_factory=dict, repr=False, compare=False)
+    _maps: dict = field(init=False, default_factory=dict, repr=False, compare=False)
+    _slots: dict[str, slice] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def choose(cls, features: str, parameters: pd.DataFrame, seed: int = 0, size: Size | None = None, budget: int | None = None) -> FeatureMap:
@@ -142,7 +146,7 @@ class FeatureMap:
     @property
     def width(self) -> int:
         """Features of one row as they leave :meth:`of_parameter`, before the basis."""
-        return sum(min(o, self.side) * min(i, self.side) if self.kind == "sketch" else o * i for o, i in self.shapes)
+        return sum(self._widths())
 
     def of_parameter(self, name: str, uses: list[Use]) -> Tensor:
         """Features of one parameter's gradients, (n, K, width of this parameter), before the basis; dense or sketched."""
@@ -154,9 +158,14 @@ class FeatureMap:
 
     def slot(self, name: str) -> slice:
         """Which features belong to a parameter."""
-        widths = [min(o, self.side) * min(i, self.side) if self.kind == "sketch" else o * i for o, i in self.shapes]
-        at = self.names.index(name)
-        return slice(sum(widths[:at]), sum(widths[: at + 1]))
+        if not self._slots:  # asked for every parameter of every batch
+            ends = np.cumsum([0, *self._widths()]).tolist()
+            self._slots.update({own: slice(*pair) for own, pair in zip(self.names, pairwise(ends), strict=True)})
+        return self._slots[name]
+
+    def _widths(self) -> list[int]:
+        """Features of each parameter, before the basis."""
+        return [min(o, self.side) * min(i, self.side) if self.kind == "sketch" else o * i for o, i in self.shapes]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays."""
@@ -165,13 +174,13 @@ class FeatureMap:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays, by names of their own."""
-        return ({} if self.basis is None else {"basis": self.basis}) | {f"landmarks.{key}": value for key, value in self.landmarks.items()}
+        return ({} if self.basis is None else {"basis": self.basis}) | _files.named("landmarks", self.landmarks)
 
     @classmethod
     def from_json(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> FeatureMap:
         """From what :meth:`to_json` and :meth:`arrays` gave."""
-        landmarks = {key.removeprefix("landmarks."): value for key, value in arrays.items() if key.startswith("landmarks.")}
-        return cls(**facts | {"shapes": [tuple(s) for s in facts["shapes"]]}, basis=arrays.get("basis"), landmarks=landmarks)
+        shapes = {"shapes": [tuple(s) for s in facts["shapes"]]}
+        return cls(**facts | shapes, basis=arrays.get("basis"), landmarks=_files.under("landmarks", arrays))
 
     def _sides(self, name: str, use: Use) -> tuple[Tensor | None, Tensor | None]:
         like = use.right if hasattr(use, "right") else use.gradient

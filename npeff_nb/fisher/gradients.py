@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -82,12 +83,8 @@ class Tape:
         paths = [path for path, names in self._owners.items() if name in names.values()]
         if paths == [""] or not paths:
             return False
-        shared = paths[0].split(".")
-        for path in paths[1:]:
-            parts = path.split(".")
-            shared = [a for a, b, _ in zip(shared, parts, range(min(len(shared), len(parts))), strict=False) if a == b]
-        if len(paths) == 1:
-            shared = shared[:-1]
+        parts = [path.split(".") for path in paths]
+        shared = parts[0][:-1] if len(parts) == 1 else [own[0] for own in takewhile(lambda own: len(set(own)) == 1, zip(*parts, strict=False))]
         target = ".".join(shared)
         for path in paths:
             self._owners[path] = {own: n for own, n in self._owners[path].items() if n != name}

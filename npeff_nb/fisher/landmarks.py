@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from npeff_nb import _files
 from npeff_nb.fisher.batches import ReadyBatches
 from npeff_nb.fisher.features import KEPT_ENERGY, KEPT_FEATURES, FeatureMap
 from npeff_nb.fisher.gradients import Tape, UnsupportedModule
@@ -50,18 +51,17 @@ def record(subject: Subject, chosen: dict[str, np.ndarray], where: np.ndarray) -
     """What the landmark examples are, as arrays: their inputs as the model sees them, and what was decided for them."""
     batch = subject.batches.batch(where)
     batch = batch if isinstance(batch, dict) else {"": batch}
-    return {f"input.{key}": value.cpu().numpy() for key, value in batch.items()} | {f"chosen.{key}": value for key, value in chosen.items()}
+    return _files.named("input", {key: value.cpu().numpy() for key, value in batch.items()}) | _files.named("chosen", chosen)
 
 
 def subject_of(subject: Subject, landmarks: dict[str, np.ndarray]) -> Subject:
     """The landmark examples as a subject of their own, from what :func:`record` kept."""
-    inputs = {k.removeprefix("input."): torch.from_numpy(v) for k, v in landmarks.items() if k.startswith("input.")}
+    inputs = {key: torch.from_numpy(value) for key, value in _files.under("input", landmarks).items()}
     longest = max((value.shape[1] for value in inputs.values() if value.ndim > 1), default=1)
     # Alone where the other examples come alone; without the padding that longer ones gave them.
     size = 1 if subject.batches.batch_size == 1 else max(1, subject.batches.positions // longest)
     batches = ReadyBatches(inputs.get("", inputs), size, trim=True)
-    choices = {key.removeprefix("chosen."): value for key, value in landmarks.items() if key.startswith("chosen.")}
-    return Subject(subject.model, batches, subject.output, subject.recipe, subject.tokenizer, choices)
+    return Subject(subject.model, batches, subject.output, subject.recipe, subject.tokenizer, _files.under("chosen", landmarks))
 
 
 def gather(subject: Subject, tape: Tape, feature_map: FeatureMap, scales: dict[str, float], k: int) -> Landmarks:

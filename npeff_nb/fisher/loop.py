@@ -146,7 +146,6 @@ class _Worker:
         fm = self.measure.feature_map
         if "features" not in each:
             return each, sums
-        weight = np.divide(1.0, each["norms"], out=np.zeros(len(each["norms"])), where=each["norms"] > 0)
         features = torch.from_numpy(each["features"]).to(self.subject.device)  # the product is worth the way back to an accelerator
         there = _squares(features) if fm.kind == "sketch" else each["traces"] * each["retained_rows"]
         if fm.basis is not None:
@@ -155,7 +154,13 @@ class _Worker:
             features = features @ self.basis
         kept = _squares(features)
         each = each | {"features": features.float().cpu().numpy(), "kept": kept}
-        return each, sums | {"kept": np.array([(kept * weight).sum()]), "there": np.array([(there * weight).sum()])}
+        return each, sums | _energy(kept, there, each["norms"])
+
+
+def _energy(kept: np.ndarray, there: np.ndarray, norms: np.ndarray) -> Arrays:
+    """Traces (n,) within the features and in all, summed over Fishers of unit norm."""
+    weight = np.divide(1.0, norms, out=np.zeros(len(norms)), where=norms > 0)
+    return {"kept": np.array([(kept * weight).sum()]), "there": np.array([(there * weight).sum()])}
 
 
 def _squares(features: Tensor) -> np.ndarray:
@@ -173,6 +178,11 @@ def out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in said
         or "not enough memory" in said
     )
+
+
+def _raw(name: str) -> str:
+    """Under what name a shard of the first part waits for its reduction."""
+    return name.replace("shard", "pilot")
 
 
 def _first_part(shards: list[tuple[str, list[np.ndarray]]], others: list[str], worker: _Worker, shelf: Shelf, workers: Workers, bar: Bar) -> None:
@@ -195,7 +205,7 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], others: list[str], w
     for number, (name, batches) in enumerate(shards):
         if number % workers.number != workers.rank:
             continue
-        raw = name.replace("shard", "pilot")
+        raw = _raw(name)
         if _finished(shelf, name, batches) is not None or _finished(shelf, raw, batches) is not None:
             bar.add(sum(map(len, batches)))
             continue
@@ -210,13 +220,11 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], others: list[str], w
                 shelf.drop(name)
             for name, batches in shards:
                 shelf.drop(name)
-                if _finished(shelf, name.replace("shard", "pilot"), batches) is None:
-                    shelf.put(name.replace("shard", "pilot"), worker.shard(batches, Bar(False, 0, "", ""), reduce=False))
-        if known is None:
-            if isinstance(shelf, Folder):
-                for name, _ in shards:
-                    unreduced = shelf.get(name.replace("shard", "pilot"))
-                    assert unreduced is not None, "every shard of the first part is there"
+                unreduced = _finished(shelf, _raw(name), batches)
+                if unreduced is None:
+                    unreduced = worker.shard(batches, Bar(False, 0, "", ""), reduce=False)
+                    shelf.put(_raw(name), unreduced)
+                if "each.features" in unreduced:  # else they were held when they were made
                     hold(unreduced)
             assert held is not None, "the first part is never empty"
             # Each example's Fisher counts as one of unit norm. Scaled in place and back: a copy would double the peak.
@@ -227,7 +235,7 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], others: list[str], w
             shelf.put("basis", known)
         fm.basis = known["basis"]
         for name, batches in shards:
-            raw = name.replace("shard", "pilot")
+            raw = _raw(name)
             if _finished(shelf, name, batches) is None:
                 waiting = shelf.get(raw)
                 assert waiting is not None, "a shard of the first part is there reduced or unreduced"
@@ -241,11 +249,11 @@ def _first_part(shards: list[tuple[str, list[np.ndarray]]], others: list[str], w
 
 
 def _reduce_shard(worker: _Worker, arrays: Arrays, held: Tensor | None, rows: np.ndarray) -> Arrays:
-    where, sums = arrays["rows"], {key.removeprefix("sum."): value for key, value in arrays.items() if key.startswith("sum.")}
+    where, sums, whole = arrays["rows"], _files.under("sum", arrays), _files.under("each", arrays)
     parts, added = [], []
     for at in range(0, len(where), 32):
         part = slice(at, at + 32)
-        each = {key.removeprefix("each."): value[part] for key, value in arrays.items() if key.startswith("each.")}
+        each = {key: value[part] for key, value in whole.items()}
         if "features" not in each:
             assert held is not None, "features that left their shard are held"
             each["features"] = held[np.searchsorted(rows, where[part])].numpy()
@@ -253,8 +261,8 @@ def _reduce_shard(worker: _Worker, arrays: Arrays, held: Tensor | None, rows: np
         parts.append(each)
         added.append(more)
     total = sums | {key: np.sum([more[key] for more in added], axis=0) for key in added[0]}
-    found: Arrays = {"rows": where} | {f"each.{key}": np.concatenate([each[key] for each in parts]) for key in parts[0]}
-    return found | {f"sum.{key}": value for key, value in total.items()}
+    together = {key: np.concatenate([each[key] for each in parts]) for key in parts[0]}
+    return {"rows": where} | _files.named("each", together) | _files.named("sum", total)
 
 
 def _together(n: int, shards: list[tuple[str, list[np.ndarray]]], shelf: Shelf, measure: Measure) -> Result:
@@ -291,12 +299,9 @@ def _together(n: int, shards: list[tuple[str, list[np.ndarray]]], shelf: Shelf, 
         result.factors = file
     if "entry.values" in each:
         result.sparse = SparseRows(each.pop("entry.values"), each.pop("entry.columns"), each.pop("entry.offsets"), measure.size)
-        k = result.sparse.offsets.shape[1] - 1
-        result.factors = exact_coordinates(result.sparse.matrix()).reshape(n, k, -1)
+        result.factors = exact_coordinates(result.sparse.matrix()).reshape(n, result.sparse.rank, -1)
         each["kept"] = np.square(result.factors.astype(np.float64)).sum((1, 2))
-        weight = np.divide(1.0, each["norms"], out=np.zeros(n), where=each["norms"] > 0)
-        there = each["traces"] * each["retained_rows"]
-        sums |= {"kept": np.array([(each["kept"] * weight).sum()]), "there": np.array([(there * weight).sum()])}
+        sums |= _energy(each["kept"], each["traces"] * each["retained_rows"], each["norms"])
     if "diagonal.values" in each:
         result.diagonals = SparseDiagonals(each.pop("diagonal.values"), each.pop("diagonal.indices"), each.pop("diagonal.norms"), measure.size)
     return result

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from npeff_nb import _files
 from npeff_nb.fisher.factors import principal_rows, sampling_error
 from npeff_nb.fisher.features import FeatureMap
 from npeff_nb.fisher.gradients import Tape
@@ -69,16 +70,15 @@ class Measure:
         b, fm = len(batch), self.feature_map
         with subject.gradients(tape, batch, self.mask_bad) as found:
             k, device = found.rows, found.logits.device
-            wide = {"landmarks": self.landmarks is not None, "topk": fm.kind == "topk"}
-            if wide["landmarks"]:
-                assert self.landmarks is not None
+            topk = fm.kind == "topk"
+            if self.landmarks is not None:
                 features = torch.zeros(b * k, self.landmarks.rows, dtype=torch.float64, device=device)
             else:
-                features = torch.zeros(b, k, 0 if wide["topk"] else fm.width, device=device)
+                features = torch.zeros(b, k, 0 if topk else fm.width, device=device)
             grams = torch.zeros(b, k, k, dtype=torch.float64, device=device)
             traces = torch.zeros(len(self.names), b, dtype=torch.float64, device=device)
             seen = np.zeros(len(self.names))
-            entries = Largest(b, fm.rows if wide["topk"] else 0, device)
+            entries = Largest(b, fm.rows if topk else 0, device)
             diagonals = Largest(b, self.diagonal_entries, device)
             diagonal, squares = np.zeros(self.size if self.diagonal else 0), torch.zeros(b, dtype=torch.float64, device=device)
             memo: dict = {}
@@ -93,7 +93,7 @@ class Measure:
                 if self.landmarks is not None:
                     if name in self.landmarks.uses:
                         features += self.landmarks.products(name, uses)
-                elif wide["topk"]:
+                elif topk:
                     # Also the rows that are zero for this whole batch: every example keeps equally many entries.
                     entries.add(_written([use.padded(self.k) for use in uses]), int(self.starts[at]), self.size)
                 else:
@@ -126,7 +126,7 @@ class Measure:
                 # An example may have shown itself only after some of its parameters were counted: the others are counted again.
                 others = batch[~bad]
                 diagonal = self(subject, tape, others)[1]["diagonal"] if len(others) else np.zeros(self.size)
-        each: Arrays = {f"choice.{key}": value for key, value in chosen.items()}
+        each: Arrays = _files.named("choice", chosen)
         if subject.recipe.draws:
             # Draws that are zero for a whole batch have no row there, and count all the same.
             every = torch.nn.functional.pad(grams, (0, self.k - k, 0, self.k - k))
@@ -152,7 +152,7 @@ class Measure:
             sketched = (features @ features.transpose(1, 2)).double().square().sum((1, 2)).sqrt().cpu().numpy()
             right = np.sqrt(np.divide(norms, sketched, out=np.zeros_like(sketched), where=sketched > 0))
             features = features * torch.from_numpy(right).to(features)[:, None, None]
-        if wide["topk"]:
+        if topk:
             each |= entries.rows(self.size, self.k, bad)
         else:
             each["features"] = _pad(features.cpu().numpy(), self.rows(subject.recipe.rank), 1)

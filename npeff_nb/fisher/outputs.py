@@ -223,7 +223,7 @@ class LabelWords(Output):
     template: str = "{text}"
 
     def __post_init__(self) -> None:
-        words = list(self.words.values() if isinstance(self.words, dict) else self.words)
+        words = self._words()
         if len(words) < 2 or len(set(words)) != len(words) or not all(isinstance(w, str) and w.strip() for w in words):
             raise ValueError(f"words={words!r}: give at least two different words, one for each class")
 
@@ -238,7 +238,7 @@ class LabelWords(Output):
             made = _masked_batches(model, tokenizer, prompts, batch_size, quiet)
             made.encoded["word_ids"] = [ids] * len(prompts)
             return made, table
-        prompts = [prompt.rstrip() if prompt != prompt.rstrip() else prompt for prompt in prompts]
+        prompts = [prompt.rstrip() for prompt in prompts]
         words = [_continuation(tokenizer, "" if is_encoder_decoder(model) else prompts[0], word) for word in self._words()]
         self._check_differ(words)
         room = max(map(len, words))

@@ -260,10 +260,10 @@ class PEFs:
         ``factors`` names a file in which an extraction has put them already (:func:`npeff_nb._files.allocate`).
         """
         arrays = {"norms": self.norms, "logits": self.logits} | self.feature_map.arrays()
-        arrays |= {f"choices.{key}": value for key, value in self.choices.items()}
+        arrays |= _files.named("choices", self.choices)
         arrays |= {} if self.traces is None else {"traces": self.traces}
-        arrays |= {} if self.sparse is None else {f"sparse.{key}": value for key, value in self.sparse.arrays().items()}
-        arrays |= {} if self.diagonals is None else {f"diagonals.{key}": value for key, value in self.diagonals.arrays().items()}
+        arrays |= {} if self.sparse is None else _files.named("sparse", self.sparse.arrays())
+        arrays |= {} if self.diagonals is None else _files.named("diagonals", self.diagonals.arrays())
         facts = self.facts | {"classes": self.classes, "feature_map": self.feature_map.to_json()}
         tables = {"examples": self.examples, "parameters": parameters_to_json(self.parameters)}
         tables |= {} if self.columns is None else {"columns": self.columns}
@@ -275,18 +275,15 @@ class PEFs:
     def load(cls, path: str | os.PathLike) -> PEFs:
         """Reads what :meth:`save` wrote.  The model is not part of it."""
         _, arrays, tables, facts = _files.read_folder(path, KIND)
-
-        def group(name: str) -> dict[str, np.ndarray]:
-            return {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
-
+        sparse, diagonals = _files.under("sparse", arrays), _files.under("diagonals", arrays)
         feature_map = FeatureMap.from_json(facts.pop("feature_map"), arrays)
         parameters = parameters_from_json(tables["parameters"])
         size = int(parameters["numel"].sum())
         return cls(
             arrays["factors"], arrays["norms"], arrays["logits"], tables["examples"], parameters, facts.pop("classes"), feature_map, facts, None,
-            arrays.get("traces"), group("choices"), tables.get("columns"),
-            SparseRows.from_arrays(group("sparse"), size) if group("sparse") else None, arrays.get("diagonal"),
-            SparseDiagonals.from_arrays(group("diagonals"), size) if group("diagonals") else None,
+            arrays.get("traces"), _files.under("choices", arrays), tables.get("columns"),
+            SparseRows.from_arrays(sparse, size) if sparse else None, arrays.get("diagonal"),
+            SparseDiagonals.from_arrays(diagonals, size) if diagonals else None,
         )  # fmt: skip
 
 
