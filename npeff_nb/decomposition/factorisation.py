@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from npeff_nb import _files
 from npeff_nb.fisher import pefs as _pefs
@@ -19,26 +20,42 @@ from npeff_nb.fisher.features import FeatureMap
 from npeff_nb.fisher.pefs import PEFs
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from npeff_nb.decomposition.fitting import Tell
+    from npeff_nb.decomposition.given import Given
+    from npeff_nb.decomposition.plan import Plan
+    from npeff_nb.decomposition.rows import Rows
     from npeff_nb.fisher.subject import Subject
 
 KIND = "NPEFF decomposition"
-SOLVERS = ("hals",)
+SOLVERS = ("hals", "multiplicative", "stiefel", "minibatch")
+REDUCTIONS = ("auto", "none", "gram")
+TRANSFORMED_AT_ONCE = 8192
 
 
-class Factorisation(TransformerMixin, BaseEstimator):
+class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Non-negative per-example Fisher factorisation: F̂_i ≈ Σ_j W_ij h_j h_jᵀ with W ≥ 0 and unit-norm h_j.
 
-    Source: Matena and Raffel, arXiv 2310.04649, section 3; solver and constants in :mod:`npeff_nb.decomposition.solvers`.
+    Source: Matena and Raffel, arXiv 2310.04649, section 3; the loss and its constants in :mod:`npeff_nb.decomposition.objective`.
 
     Parameters
     ----------
     n_components : number r of components.
-    solver : ``"hals"``.
+    solver : ``"hals"`` (:mod:`~npeff_nb.decomposition.hals`); ``"minibatch"``, some examples at a time, for millions
+        (:mod:`~npeff_nb.decomposition.minibatch`); ``"multiplicative"``, the paper's own algorithm, and ``"stiefel"``, with orthonormal components
+        (:mod:`~npeff_nb.decomposition.multiplicative`).
+    solver_options : further keyword arguments of the solver's function, such as ``{"learning_rate": 1e-2}`` for ``"multiplicative"``.
+    init : ``"k-means++"``, or components (r, d) to go on from; the two paper's solvers draw their own start.
     n_init : starts; the one with the lowest loss is kept (seeds differ by 5 to 20 % of the loss).
+    reduction : coordinates in which most iterations of ``"hals"`` run: ``"auto"``, ``"none"``, ``"gram"`` (inner products of the rows), or a share of
+        energy that a basis has to carry.  The last iterations are over the rows themselves whatever it is; :meth:`plan` says what ``"auto"`` does.
     tol : a start ends when an iteration lowers its loss by less than this share.
-    max_iter : iterations of a start at most.
+    max_iter : iterations of a start at most; passes through the data for ``"minibatch"``.
+    device : where to compute, such as ``"cuda"``; by default the processor.
+    shards : under ``torch.distributed``, what each process's ``X`` is: ``"rows"`` (other examples) or ``"columns"`` (other features) of the same
+        Fishers; None when each process works by itself.
+    verbose : tells the plan and how far it is.
     random_state : seed; equal seeds give equal results.
 
     Attributes
@@ -52,8 +69,9 @@ class Factorisation(TransformerMixin, BaseEstimator):
     explained_variance_ : 1 − reconstruction_err_ / Σ_i ‖F̂_i‖²_F, in [0, 1].
     component_shares_ : (r,) each component's part of the explained energy; sums to ``explained_variance_``.
     example_explained_ : (n,) share of each unit-norm Fisher that its components explain.
-    n_iter_, losses_ : iterations of the kept start, and its loss after each.
+    n_iter_, losses_, converged_ : iterations of the kept start, the loss after each (last: with exact coefficients), whether ``tol`` ended it.
     restart_losses_ : final loss of every start.
+    plan_ : how the fit went about it (:meth:`plan`); None after loading.
     examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an
         array.
     subject : the live model with its examples, or None (see :meth:`attach`).
@@ -61,6 +79,9 @@ class Factorisation(TransformerMixin, BaseEstimator):
     profiles : portraits of components computed so far, by number (:func:`npeff_nb.explain.profile.profile`).
     """
 
+    coefficients_: np.ndarray
+    components_: np.ndarray
+    projections_: np.ndarray
     examples: Any
     parameters: Any
     feature_map: Any
@@ -68,42 +89,68 @@ class Factorisation(TransformerMixin, BaseEstimator):
     norms: Any
     classes: Any
     subject: Subject | None
+    plan_: Plan | None = None
 
     def __init__(
         self,
         n_components: int = 32,
         *,
         solver: str = "hals",
+        solver_options: dict[str, Any] | None = None,
+        init: str | np.ndarray = "k-means++",
         n_init: int = 4,
+        reduction: str | float = "auto",
         tol: float = 1e-5,
         max_iter: int = 500,
-        random_state: int | None = None,
+        device: Any = None,
+        shards: str | None = None,
+        verbose: bool = False,
+        random_state: Any = None,
     ) -> None:
         self.n_components = n_components
         self.solver = solver
+        self.solver_options = solver_options
+        self.init = init
         self.n_init = n_init
+        self.reduction = reduction
         self.tol = tol
         self.max_iter = max_iter
+        self.device = device
+        self.shards = shards
+        self.verbose = verbose
         self.random_state = random_state
 
     # ---------------------------------------------------------------------------------------------------------------- fit and transform
 
-    def fit(self, X: PEFs | np.ndarray, y: Any = None) -> Self:
-        """Finds components and coefficients for PEFs, rows (n, k, d), or one row an example (n, d).
+    def plan(self, X: Any) -> Plan:
+        """How :meth:`fit` would go about ``X`` and the memory it would take, without doing it."""
+        self._check_settings()
+        from npeff_nb.decomposition.given import as_rows
+
+        return self._plan(*(X.factors if isinstance(X, PEFs) else as_rows(X)).shape)
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Finds components and coefficients.
+
+        Parameters
+        ----------
+        X : PEFs; rows (n, k, d); one row an example (n, d); or a list of rows (k_i, d), for Fishers of different rank.
+        sample_weight : (n,) how much each example counts; all the same by default.
 
         Raises
         ------
         ValueError
             Values that are not finite, all-zero Fishers, or more components than there are non-zero factor rows.
+        MemoryError
+            When the plan needs more memory than the machine has.
         """
-        import torch
-
-        from npeff_nb.decomposition import solvers
+        from npeff_nb.decomposition.fitting import find_components
+        from npeff_nb.decomposition.given import given
 
         self._check_settings()
-        rows, scale = _unit_norm(X)
-        n, _, d = rows.shape
-        carried = int((np.abs(rows).max(2) > 0).sum())
+        found = given(self._checked(X, reset=True), sample_weight, self.device)
+        rows, total, carried = self._shared(found)
+        n, k, d = found.rows.rows.shape
         if carried == 0:
             raise ValueError("all Fishers are zero: there is nothing to decompose")
         if self.n_components > carried:
@@ -111,59 +158,39 @@ class Factorisation(TransformerMixin, BaseEstimator):
                 f"n_components={self.n_components} is more than these Fishers can carry: {n} examples have {carried} non-zero factor rows; "
                 f"choose n_components from 1 to {carried}"
             )
-        A = torch.from_numpy(rows)
-        # Unit-norm Fishers have total energy 1 each, whatever part of it the features kept: losses refer to the full Fishers.
-        total = float((scale > 0).sum()) if isinstance(X, PEFs) else solvers.total_energy(A)
-        rng = np.random.default_rng(self.random_state)
-        found = []
-        for _ in range(self.n_init):
-            start = solvers.kmeans_pp(A, self.n_components, rng)
-            found.append(solvers.hals(A, start, total, tol=self.tol, max_iter=self.max_iter))
-        best = min(found, key=lambda s: s.losses[-1])
-        W, H = best.W.numpy(), best.H.numpy()
-
-        P = rows @ H.T
-        G = (H @ H.T) ** 2
-        # Energy that disappears with W_j's own terms; the parts add up to the explained energy exactly.
-        share = (W * (2 * (P**2).sum(1) - W @ G)).sum(0)
-        order = np.argsort(-share, kind="stable")
-        W, H, P, share = W[:, order], H[order], P[:, :, order], share[order]
-        # Rows without a prediction behind them are turned to their first row's side, so that equal runs look equal.
-        sign = _signs(W, P, X) if isinstance(X, PEFs) else np.where((W * P[:, 0]).sum(0) < 0, -1.0, 1.0)
-        H, P = H * sign[:, None], P * sign
-
-        self.coefficients_, self.components_, self.projections_ = W, H, P
-        self.n_features_in_ = d
-        self.losses_, self.n_iter_ = best.losses, len(best.losses) - 2
-        self.converged_ = best.converged
-        self.restart_losses_ = [s.losses[-1] for s in found]
-        # A difference of large sums over float32 rows: a perfect fit may end below zero by rounding.
-        self.reconstruction_err_ = max(0.0, best.losses[-1])
-        self.explained_variance_ = float(np.clip(1 - best.losses[-1] / total, 0.0, 1.0))
-        self.component_shares_ = share / total
-        self.example_explained_ = _explained(W, P, G[np.ix_(order, order)])
-        self._adopt(X if isinstance(X, PEFs) else None)
+        plan = self._plan(n, k, d)
+        _check_memory(plan)
+        rng = _generator(self.random_state)
+        with _Teller(self.verbose, plan, total) as tell:
+            result = find_components(
+                rows, self.n_components, total, plan, rng, solver=self.solver, options=self.solver_options or {}, start=self._start(rows, d),
+                n_init=self.n_init, energy=None if isinstance(self.reduction, str) else self.reduction, tol=self.tol, max_iter=self.max_iter,
+                tell=tell,
+            )  # fmt: skip
+        self._finish(found, rows, total, result.H)
+        self.plan_ = plan
+        self.losses_, self.converged_, self.restart_losses_ = [*result.losses[:-1], self.reconstruction_err_], result.converged, result.restart_losses
+        self.n_iter_ = max(1, len(result.losses) - 2)
         return self
 
-    def fit_transform(self, X: PEFs | np.ndarray, y: Any = None) -> np.ndarray:
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """:meth:`fit`, then ``coefficients_``."""
-        return self.fit(X).coefficients_
+        return self.fit(X, sample_weight=sample_weight).coefficients_
 
-    def transform(self, X: PEFs | np.ndarray) -> np.ndarray:
-        """Coefficients (n, r) of other examples for these components: exact non-negative least squares."""
-        import torch
+    def transform(self, X: Any) -> np.ndarray:
+        """Coefficients (n, r) of other examples for these components: exact non-negative least squares.
 
-        from npeff_nb.decomposition import solvers
+        Raises
+        ------
+        ValueError
+            Fishers over other parameters, or in other coordinates.
+        """
+        return self._coefficients(X)[0]
 
-        check_is_fitted(self, "components_")
-        if isinstance(X, PEFs) and self.feature_map is not None and X.feature_map.id != self.feature_map.id:
-            raise ValueError("these Fishers have other coordinates than the ones fitted on; extract them with nb.extract_fishers(..., like=npeff)")
-        rows, _ = _unit_norm(X)
-        if rows.shape[2] != self.n_features_in_:
-            raise ValueError(f"X has {rows.shape[2]} features, but this NPEFF was fitted on {self.n_features_in_}")
-        B = ((rows @ self.components_.T) ** 2).sum(1)
-        G = (self.components_ @ self.components_.T) ** 2
-        return solvers.fit_coefficients(torch.from_numpy(B), torch.from_numpy(G)).numpy()
+    def score(self, X: Any, y: Any = None) -> float:
+        """Share of the Fishers ``X`` that the components explain, 1 − Σ_i ‖F̂_i − F̃_i‖² / Σ_i ‖F̂_i‖²: held out, if they took no part in the fit."""
+        W, B, G, present = self._coefficients(X)
+        return float(_explained(W, B, G)[present].mean()) if present.any() else 0.0
 
     def inverse_transform(self, W: np.ndarray) -> np.ndarray:
         """Fishers Σ_j W_ij h_j h_jᵀ as factor rows (n, r, d): row j is √W_ij h_j, the form that :meth:`transform` takes back."""
@@ -172,6 +199,60 @@ class Factorisation(TransformerMixin, BaseEstimator):
         if W.ndim != 2 or W.shape[1] != len(self.components_) or (W < 0).any():
             raise ValueError(f"coefficients of shape {W.shape}; expected (n, {len(self.components_)}) without negative values")
         return np.sqrt(W)[:, :, None] * self.components_
+
+    def _coefficients(self, X: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """W (n, r), B (n, r), G (r, r) and which Fishers are not zero (n,), part by part."""
+        import torch
+
+        from npeff_nb.decomposition.coefficients import fit_coefficients
+        from npeff_nb.decomposition.given import given
+
+        check_is_fitted(self, "components_")
+        self._check_same(X)
+        found = given(self._checked(X, reset=False), device=self.device)
+        rows = found.rows
+        if rows.d != self.n_features_in_:
+            raise ValueError(f"X has {rows.d} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input")
+        H = torch.from_numpy(self.components_).to(rows.device)
+        G = (H @ H.T).square()
+        W, B = np.empty((rows.n, len(H))), np.empty((rows.n, len(H)))
+        for at in range(0, rows.n, TRANSFORMED_AT_ONCE):
+            part = slice(at, at + TRANSFORMED_AT_ONCE)
+            b = rows.take(part).project(H).square().sum(1)
+            W[part], B[part] = fit_coefficients(b, G).cpu().numpy(), b.cpu().numpy()
+        return W, B, G.cpu().numpy(), found.present
+
+    def _finish(self, found: Given, rows: Rows, total: float, H: Tensor) -> None:
+        """Sets what is known of a fit from its components alone: exact coefficients, shares, order, signs."""
+        import torch
+
+        from npeff_nb.decomposition.coefficients import fit_coefficients
+        from npeff_nb.decomposition.objective import loss_of_products
+
+        P = rows.project(H)
+        S = rows.inner(H, H, P)
+        B, G = P.square().sum(1), S.square()
+        W = fit_coefficients(B, G)
+        err = loss_of_products(rows, W, P, S, total)
+        # Energy that disappears with W_j's own terms; the parts add up to the explained energy exactly.
+        share = rows.total((rows.weights[:, None] * W * (2 * B - W @ G)).sum(0)).cpu().numpy()
+        order = self._order(share)
+        components, share = rows.whole(H).cpu().numpy()[order], share[order]
+        coefficients, projections = W.cpu().numpy()[:, order], P.cpu().numpy()[:, :, order]
+        weighted = rows.weights.cpu().numpy()[:, None] * coefficients
+        score = -(weighted * projections[:, 0]).sum(0) if found.pefs is None else _turned(weighted, projections, found.pefs)
+        sign = np.where(rows.total(torch.from_numpy(score).to(rows.device)).cpu().numpy() > 0, -1.0, 1.0)
+        self.coefficients_, self.components_, self.projections_ = coefficients, components * sign[:, None], projections * sign
+        self.n_features_in_ = components.shape[1]
+        # A difference of large sums over float32 rows: a perfect fit may end below zero by rounding.
+        self.reconstruction_err_ = max(0.0, err)
+        self.explained_variance_ = float(np.clip(1 - err / total, 0.0, 1.0))
+        self.component_shares_ = share / total
+        self.example_explained_ = np.clip(_explained(coefficients, (projections**2).sum(1), G.cpu().numpy()[np.ix_(order, order)]), 0.0, 1.0)
+        self._adopt(found.pefs)
+
+    def _order(self, share: np.ndarray) -> np.ndarray:
+        return np.argsort(-share, kind="stable")
 
     # ---------------------------------------------------------------------------------------------------------------- reading the result
 
@@ -189,6 +270,30 @@ class Factorisation(TransformerMixin, BaseEstimator):
         w = self.coefficients_[:, k]
         order = np.argsort(-w, kind="stable")[:n]
         return order[w[order] > 0]
+
+    def example_table(self) -> pd.DataFrame:
+        """One row an example: the caller's columns (where the fit was on PEFs) and
+
+        ``component``, the one with the largest coefficient (none for an example that uses none); ``coefficient`` of it; ``components``, how many it
+        uses; ``explained`` and ``unexplained``, the shares of its unit-norm Fisher's energy that all components together explain, and that
+        none does.  A column of the caller's that has one of these names keeps it.
+        """
+        check_is_fitted(self, "components_")
+        W = self.coefficients_
+        main = pd.array(W.argmax(1), dtype="Int64")
+        main[W.max(1) == 0] = pd.NA
+        found = {
+            "component": main, "coefficient": W.max(1), "components": (W > 0).sum(1), "explained": self.example_explained_,
+            "unexplained": 1 - self.example_explained_,
+        }  # fmt: skip
+        examples = pd.DataFrame(index=range(len(W))) if self.examples is None else self.examples
+        return examples.assign(**{name: value for name, value in found.items() if name not in examples.columns})
+
+    @property
+    def dead_components_(self) -> np.ndarray:
+        """Numbers of components that no example uses: more were asked for than these Fishers have."""
+        check_is_fitted(self, "components_")
+        return np.flatnonzero(~(self.coefficients_ > 0).any(0))
 
     def row_weights(self, k: int) -> np.ndarray:
         """Θ_k, (n, k rows): component k is Σ Θ_k,iy · (unit-norm factor row iy), the exact stationary form h = Σ_j (WᵀW∘S)⁻¹_kj (W⊙P)_jᵀ A."""
@@ -219,6 +324,10 @@ class Factorisation(TransformerMixin, BaseEstimator):
         return self
 
     @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    @property
     def family(self) -> str:
         """Of the predictions: ``"categorical"`` or ``"bernoulli"``."""
         return self.facts.get("recipe", {}).get("family", "categorical")
@@ -241,8 +350,13 @@ class Factorisation(TransformerMixin, BaseEstimator):
             "coefficients": self.coefficients_, "components": self.components_, "projections": self.projections_,
             "component_shares": self.component_shares_, "example_explained": self.example_explained_,
         }  # fmt: skip
+        settings = self.get_params()
+        if not isinstance(settings["init"], str):
+            arrays["init"] = np.asarray(settings.pop("init"), dtype=np.float64)
+        # What is no plain value (a device, a random state that has moved on) is not a setting that could be used again.
+        settings = {name: value if isinstance(value, (str, int, float, dict, np.generic)) else None for name, value in settings.items()}
         facts: dict[str, Any] = {
-            "settings": self.get_params(),
+            "settings": settings,
             "losses": self.losses_, "n_iter": self.n_iter_, "converged": self.converged_, "restart_losses": self.restart_losses_,
             "reconstruction_err": self.reconstruction_err_, "explained_variance": self.explained_variance_,
             "labels": {str(k): v for k, v in self.labels.items()},
@@ -261,7 +375,7 @@ class Factorisation(TransformerMixin, BaseEstimator):
     def load(cls, path: str | os.PathLike) -> Self:
         """Reads what :meth:`save` wrote; needs no torch.  The model comes back with :meth:`attach`."""
         _, arrays, tables, facts = _files.read_folder(path, KIND)
-        self = cls(**facts["settings"])
+        self = cls(**facts["settings"] | ({"init": arrays["init"]} if "init" in arrays else {}))
         self._adopt(None)
         self.coefficients_, self.components_, self.projections_ = arrays["coefficients"], arrays["components"], arrays["projections"]
         self.component_shares_, self.example_explained_ = arrays["component_shares"], arrays["example_explained"]
@@ -279,6 +393,55 @@ class Factorisation(TransformerMixin, BaseEstimator):
             self.choices = _files.under("choices", arrays)
         return self
 
+    def _checked(self, X: Any, reset: bool) -> Any:
+        """Tables and two-dimensional arrays through scikit-learn's own checks, so that its names of features and words of errors hold."""
+        if isinstance(X, PEFs) or (isinstance(X, (list, tuple)) and X and np.ndim(X[0]) == 2) or np.ndim(X) == 3:
+            return X
+        return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
+
+    def _check_same(self, X: Any) -> None:
+        """That ``X`` is in the coordinates, and over the parameters, of what was fitted on."""
+        from npeff_nb.fisher.provenance import of_fingerprints
+
+        if not isinstance(X, PEFs) or self.feature_map is None:
+            return
+        mine, theirs = set(self.parameters["name"]), set(X.parameters["name"])
+        if mine != theirs:
+            some = ", ".join(sorted(mine ^ theirs)[:3]) + (" and others" if len(mine ^ theirs) > 3 else "")
+            raise ValueError(
+                f"these Fishers are over {len(theirs)} parameters and this NPEFF was fitted on {len(mine)}; only one of them has {some}: "
+                "extract them with nb.extract_fishers(..., like=npeff)"
+            )
+        if X.feature_map.id != self.feature_map.id:
+            raise ValueError("these Fishers have other coordinates than the ones fitted on; extract them with nb.extract_fishers(..., like=npeff)")
+        found = of_fingerprints(self.facts.get("fingerprints", {}), X.facts.get("fingerprints", {}))
+        _pefs.warn_of(found, "the Fishers fitted on", stacklevel=5)
+
+    def _shared(self, found: Given) -> tuple[Rows, float, int]:
+        """Rows as the solver sees them, and sums over all processes."""
+        if self.shards is None:
+            return found.rows, found.total, found.carried
+        from npeff_nb.decomposition.shards import shared
+
+        return shared(found, self.shards)
+
+    def _plan(self, n: int, k: int, d: int) -> Plan:
+        from npeff_nb.decomposition.minibatch import BATCH
+        from npeff_nb.decomposition.plan import plan
+
+        reduction = self.reduction if self.shards is None and isinstance(self.init, str) else "none"
+        return plan(n, k, d, self.n_components, self.solver, reduction, (self.solver_options or {}).get("batch", BATCH))
+
+    def _start(self, rows: Rows, d: int) -> Tensor | None:
+        import torch
+
+        if isinstance(self.init, str):
+            return None
+        start = np.asarray(self.init, dtype=np.float64)
+        if start.shape != (self.n_components, d) or not np.isfinite(start).all():
+            raise ValueError(f"init has shape {start.shape}; expected finite components ({self.n_components}, {d})")
+        return torch.from_numpy(start).to(rows.device)
+
     def _check_settings(self) -> None:
         for name, smallest in (("n_components", 1), ("n_init", 1), ("max_iter", 1)):
             value = getattr(self, name)
@@ -288,25 +451,28 @@ class Factorisation(TransformerMixin, BaseEstimator):
             raise ValueError(f"solver={self.solver!r} is not known; choose one of {', '.join(map(repr, SOLVERS))}")
         if not self.tol >= 0:
             raise ValueError(f"tol={self.tol!r}: it must not be negative")
+        if (isinstance(self.reduction, str) and self.reduction not in REDUCTIONS) or (
+            not isinstance(self.reduction, str) and not 0 < self.reduction <= 1
+        ):
+            raise ValueError(f"reduction={self.reduction!r}: choose {', '.join(map(repr, REDUCTIONS))}, or a share of energy above 0, at most 1")
+        if isinstance(self.init, str) and self.init != "k-means++":
+            raise ValueError(f"init={self.init!r}: choose 'k-means++', or give components (n_components, d)")
+        if self.shards not in (None, "rows", "columns"):
+            raise ValueError(f"shards={self.shards!r}: choose None, 'rows' or 'columns'")
+        if self.shards is not None and self.solver == "minibatch":
+            raise ValueError("solver='minibatch' works in one process: give shards=None, or another solver")
+        from npeff_nb.decomposition.fitting import options_of
+
+        allowed = options_of(self.solver)
+        unknown = sorted(set(self.solver_options or {}) - set(allowed))
+        if unknown:
+            raise ValueError(
+                f"solver_options has {', '.join(map(repr, unknown))}, which solver={self.solver!r} does not know; it takes "
+                + (", ".join(f"{name}={default!r}" for name, default in allowed.items()) or "none")
+            )
 
 
-def _unit_norm(X: PEFs | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factor rows of unit-norm Fishers (n, k, d) float64, and the norms they were divided by (0 for a zero Fisher)."""
-    if isinstance(X, PEFs):
-        rows, norms = X.factors.astype(np.float64), X.norms.astype(np.float64)
-    else:
-        rows = np.asarray(X, dtype=np.float64)
-        rows = rows[:, None] if rows.ndim == 2 else rows
-        if rows.ndim != 3 or 0 in rows.shape:
-            raise ValueError(f"X has shape {np.shape(X)}; expected PEFs, factor rows (n, k, d) or one row an example (n, d), none of them empty")
-        norms = np.sqrt(((rows @ rows.transpose(0, 2, 1)) ** 2).sum((1, 2)))
-    if not np.isfinite(rows).all():
-        bad = int(np.flatnonzero(~np.isfinite(rows).all((1, 2)))[0])
-        raise ValueError(f"the factor rows of example {bad} are not finite (NaN or infinity): drop such examples first")
-    return rows / np.sqrt(np.where(norms > 0, norms, 1.0))[:, None, None], norms
-
-
-def _signs(W: np.ndarray, P: np.ndarray, X: PEFs) -> np.ndarray:
+def _turned(W: np.ndarray, P: np.ndarray, X: PEFs) -> np.ndarray:
     from npeff_nb.decomposition.orientation import orientation
     from npeff_nb.fisher.factors import Recipe
 
@@ -314,6 +480,50 @@ def _signs(W: np.ndarray, P: np.ndarray, X: PEFs) -> np.ndarray:
     return orientation(W, P, X.logits, X.norms, recipe, X.choices)
 
 
-def _explained(W: np.ndarray, P: np.ndarray, G: np.ndarray) -> np.ndarray:
+def _explained(W: np.ndarray, B: np.ndarray, G: np.ndarray) -> np.ndarray:
     """(n,) share of each unit-norm Fisher's energy that its components explain, 1 − ‖F̂_i − F̃_i‖²."""
-    return np.clip((W * (2 * (P**2).sum(1) - W @ G)).sum(1), 0.0, 1.0)
+    return (W * (2 * B - W @ G)).sum(1)
+
+
+def _generator(random_state: Any) -> np.random.Generator:
+    """NumPy's generator of a seed; scikit-learn's own kinds of random state give theirs one."""
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(2**31 - 1))
+    return np.random.default_rng(random_state)
+
+
+def _check_memory(plan: Plan) -> None:
+    from npeff_nb.decomposition.plan import physical_memory
+
+    there = physical_memory()
+    if there is not None and plan.peak_bytes > there:
+        raise MemoryError(
+            f"this fit needs about {plan.peak_bytes / 2**30:.1f} GB and the machine has {there / 2**30:.1f} GB ({plan.why}); "
+            "take fewer examples or components, or solver='minibatch' and transform() in parts"
+        )
+
+
+class _Teller:
+    """The plan, and then a bar that says which start is running and how much it explains."""
+
+    def __init__(self, verbose: bool, plan: Plan, total: float) -> None:
+        from tqdm.auto import tqdm
+
+        self._total, self._what = total, ""
+        self._bar = tqdm(disable=not verbose, unit="iteration")
+        if verbose:
+            self._bar.write(f"NPEFF: {plan}")
+
+    def __enter__(self) -> Tell:
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _tell(self, what: str, iteration: int, loss: float) -> None:
+        if what != self._what:
+            self._what = what
+            self._bar.reset()
+            self._bar.set_description(what, refresh=False)
+        self._bar.n = iteration
+        self._bar.set_postfix(explained=f"{1 - loss / self._total:.4f}")

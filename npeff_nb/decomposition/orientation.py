@@ -30,7 +30,8 @@ def orientation(
     recipe: Recipe | None = None,
     choices: dict[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Signs (r,), ±1, after which a step along −h changes the predictions of a component's users more than one along +h.
+    """Scores (r,), a sum over the examples: where positive, the sign has to be turned for a step along −h to change the predictions of a
+    component's users more than one along +h.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def orientation(
     """
     recipe, choices = recipe or Recipe(), choices or {}
     if recipe.fisher != "true":
-        return np.where((coefficients * projections[:, 0]).sum(0) < 0, -1.0, 1.0)
+        return -(coefficients * projections[:, 0]).sum(0)
     n, c = logits.shape
     score = np.zeros(coefficients.shape[1])
     size = max(1, NUMBERS_AT_ONCE // (c * max(c - 1, 1)))
@@ -65,4 +66,4 @@ def orientation(
         # Skewness, not the cumulant itself: otherwise the least certain examples would decide alone.
         skewness = np.divide(third, second**1.5, out=np.zeros_like(third), where=second > 0)
         score += (coefficients[part] * skewness).sum(0)
-    return np.where(score > 0, -1.0, 1.0)
+    return score

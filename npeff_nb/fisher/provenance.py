@@ -44,19 +44,24 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
 
 def differences(facts: dict[str, Any], model: nn.Module, tokenizer: Any = None) -> list[str]:
     """What is different between the model that Fishers were taken from and this one, by name; empty for the same."""
+    found = of_fingerprints(facts.get("fingerprints", {}), fingerprints(model))
+    before, now = facts.get("tokenizer"), tokenizer_facts(tokenizer)
+    if before and now and before["vocabulary"] != now["vocabulary"]:
+        found.append(f"the tokenizer's vocabulary is another one ({now['name']}; it was {before['name']})")
+    return found
+
+
+def of_fingerprints(expected: dict[str, str], here: dict[str, str]) -> list[str]:
+    """What is different between two models, by :func:`fingerprints`; nothing where one of them is not known."""
     found = []
-    expected, here = facts.get("fingerprints", {}), fingerprints(model)
     for what, names in (
         ("is missing", [n for n in expected if n not in here]),
         ("is new", [n for n in here if n not in expected]),
         ("has other values", [n for n in expected if n in here and here[n] != expected[n]]),
     ):
-        if names and expected:
+        if names and expected and here:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             found.append(f"{', '.join(names[:3])}{more} {what if len(names) == 1 else what.replace('is', 'are').replace('has', 'have')}")
-    before, now = facts.get("tokenizer"), tokenizer_facts(tokenizer)
-    if before and now and before["vocabulary"] != now["vocabulary"]:
-        found.append(f"the tokenizer's vocabulary is another one ({now['name']}; it was {before['name']})")
     return found
 
 

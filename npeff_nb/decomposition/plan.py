@@ -1,0 +1,78 @@
+"""How a fit will go about it, and what memory that takes, said before it starts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from npeff_nb.decomposition.rows import CONVERTED_UP_TO, PART
+
+Form = Literal["rows", "basis", "gram", "mini-batch"]
+SMALLEST_BASIS = 64
+WORTH_A_BASIS = 4
+"""Fewer coordinates are sought when there are more than this many times as many features: finding them costs a few iterations over all."""
+HELD_OF_EACH = 10
+"""Arrays (n, k, r) and (n, r) that exist at the same time at the fullest moment of an iteration, temporary ones included."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fit does.
+
+    Attributes
+    ----------
+    form : ``"rows"``, over the rows as they are; ``"basis"``, first in fewer coordinates, then over the rows; ``"gram"``, over the rows' inner
+        products; ``"mini-batch"``, some examples at a time.
+    size : coordinates in which most iterations run; examples for ``"mini-batch"``.
+    peak_bytes : memory beyond what the Fishers themselves take, at most.
+    why : the reason in words.
+    """
+
+    form: Form
+    size: int
+    peak_bytes: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.why}; at most {self.peak_bytes / 2**30:.2g} GB of memory beside the Fishers"
+
+
+def plan(n: int, k: int, d: int, r: int, solver: str, reduction: str | float, batch: int) -> Plan:
+    """The plan for n examples of k rows over d features and r components.
+
+    ``reduction`` is ``"auto"``, ``"none"``, ``"gram"`` or the share of energy that a basis has to carry.
+    """
+    N = n * k
+    basis = min(N, max(SMALLEST_BASIS, 2 * r))
+    form: Form = "rows"
+    if solver == "minibatch":
+        form = "mini-batch"
+    elif solver == "hals" and reduction == "gram":
+        form = "gram"
+    elif solver == "hals" and (not isinstance(reduction, str) or (reduction == "auto" and d > WORTH_A_BASIS * basis and basis < N)):
+        form = "basis"
+    elif solver == "hals" and reduction == "auto" and d > WORTH_A_BASIS * N:
+        form = "gram"
+    held = 8 * N * d if 8 * N * d <= CONVERTED_UP_TO else PART
+    # Every fit ends with exact coefficients of all examples and projections of all rows.
+    iterate = HELD_OF_EACH // 2 * 8 * (N + n) * r
+    shared = 8 * (6 * r * d + 8 * r * r)
+    if form == "mini-batch":
+        peak = held + 8 * 2 * batch * k * d + 3 * 8 * (N + n) * r + shared
+        return Plan(form, batch, peak, f"{batch:,} of {n:,} examples at a time")
+    if form == "gram":
+        return Plan(form, N, held + 8 * 2 * N * N + iterate + shared + 8 * N * r * 6, f"over the {N:,} × {N:,} inner products of the rows")
+    if form == "basis":
+        peak = held + 8 * (4 * basis * d + 3 * N * basis) + iterate + shared
+        said = f"{basis} of {d:,} coordinates" if isinstance(reduction, str) else f"coordinates with {reduction:g} of the energy, from {basis} up,"
+        return Plan(form, basis, peak, f"first in {said}, then over the rows")
+    return Plan(form, d, held + iterate + shared, f"over the rows as they are, {N:,} × {d:,}")
+
+
+def physical_memory() -> int | None:
+    """Bytes of memory that this machine has, or None where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
