@@ -68,6 +68,8 @@ def write_folder(
                     to[at : at + step] = value[at : at + step]
                 to.flush()
         hashes = {p.name: _hash(p) for p in sorted(building.iterdir())}
+        for file in building.iterdir():  # some writers make theirs private
+            file.chmod(0o666 & ~_umask())
         rows = {name: len(table) for name, table in tables.items()}
         manifest = {"kind": kind, "version": VERSION, "files": hashes, "rows": rows, "facts": facts}
         (building / MANIFEST).write_text(json.dumps(manifest, indent=1, allow_nan=False, default=_plain) + "\n", encoding="utf-8")

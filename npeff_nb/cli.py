@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     demo.set_defaults(run=_demo)
     _extract_arguments(commands)
+    _fit_arguments(commands)
     asked = ask.parse_args(argv)
     try:
         return asked.run(asked)
@@ -76,6 +77,29 @@ def _extract_arguments(commands: Any) -> None:
     extract.set_defaults(run=_extract)
 
 
+def _fit_arguments(commands: Any) -> None:
+    fit = commands.add_parser(
+        "fit",
+        help="components of Fishers that were extracted",
+        description="Factors per-example Fishers into components; writes a folder that nb.load opens and, with --table, a table of the components. "
+        "Several processes share the examples: torchrun --nproc-per-node 2 -m npeff_nb fit ...",
+    )
+    say = fit.add_argument
+    say("fishers", type=Path, metavar="FISHERS", help="folder that npeff-nb extract (or .save) wrote")
+    say("--output", type=Path, required=True, metavar="DIR", help="folder for the decomposition")
+    say("--components", type=_positive, default=32, metavar="R", help="components to find (default: 32)")
+    say("--solver", choices=SOLVERS, default="hals", help="how (default: hals); minibatch for millions of examples")
+    say("--starts", type=_positive, default=4, metavar="N", help="starts, of which the best is kept (default: 4)")
+    say("--tol", type=float, default=1e-5, metavar="SHARE", help="ends when an iteration lowers the loss by less (default: 1e-5)")
+    say("--max-iter", type=_positive, default=500, metavar="N", help="iterations of a start at most (default: 500)")
+    say("--device", metavar="DEVICE", help="where to compute (default: the processor)")
+    say("--seed", type=int, default=0, help="of the starts (default: 0)")
+    say("--table", type=Path, metavar="FILE", help="also a CSV file with one row a component")
+    say("--quiet", action="store_true", help="no plan and no progress")
+    fit.set_defaults(run=_fit)
+
+
+SOLVERS = ("hals", "minibatch", "multiplicative", "stiefel")
 FEATURES = ("auto", "dense", "reduced", "sketch", "topk", "gram")
 TASKS = ("sequence-classes", "multi-label", "token-classes", "image-classes", "next-token", "every-token", "masked-token", "label-words")
 
@@ -149,6 +173,42 @@ def _extract(asked: argparse.Namespace) -> int:
     print(pefs.parameter_energy().head(12).round({"share": 4}).to_string(index=False))
     means = {name: pefs.columns[name].mean() for name in pefs.columns if name != "masked"} if pefs.columns is not None else {}
     print("; ".join(f"mean {name} {value:.3f}" for name, value in means.items()))
+    print(f"\nOpen   nb.load({str(asked.output)!r})")
+    return 0
+
+
+def _fit(asked: argparse.Namespace) -> int:
+    from npeff_nb import _files
+    from npeff_nb._load import load
+    from npeff_nb.fisher.pefs import PEFs
+
+    pefs = load(asked.fishers)
+    if not isinstance(pefs, PEFs):
+        raise ValueError(f"{asked.fishers} holds no Fishers: give the folder that npeff-nb extract wrote")
+    from npeff_nb.fisher.workers import launched
+    from npeff_nb.npeff import NPEFF
+
+    with launched() as workers:
+        shared = workers.number > 1
+        npeff = NPEFF(
+            asked.components, solver=asked.solver, n_init=asked.starts, tol=asked.tol, max_iter=asked.max_iter, device=asked.device,
+            shards="rows" if shared else None, verbose=not asked.quiet and workers.leads, random_state=asked.seed,
+        )  # fmt: skip
+        # Every process its own stretch of examples; the first then gives all of them their coefficients.
+        ends = [len(pefs) * i // workers.number for i in range(workers.number + 1)]
+        npeff.fit(pefs[slice(ends[workers.rank], ends[workers.rank + 1])] if shared else pefs)
+        if not workers.leads:
+            return 0
+        npeff = npeff.applied_to(pefs) if shared else npeff
+    npeff.save(asked.output)
+    if asked.table is not None:
+        _files.write_text(asked.table, npeff.component_table().to_csv(index=False))
+    print(
+        f"{len(npeff.components_)} components explain {npeff.explained_variance_:.1%} of {len(pefs)} Fishers "
+        f"({npeff.n_iter_} iterations, {'converged' if npeff.converged_ else 'not converged: raise --max-iter'})"
+    )
+    if len(npeff.dead_components_):
+        print(f"no example uses components {', '.join(map(str, npeff.dead_components_))}: ask for fewer")
     print(f"\nOpen   nb.load({str(asked.output)!r})")
     return 0
 

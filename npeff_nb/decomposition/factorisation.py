@@ -5,7 +5,10 @@ People meet it as :class:`npeff_nb.NPEFF`, which adds what later rooms make of a
 
 from __future__ import annotations
 
+import copy
+import math
 import os
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +23,8 @@ from npeff_nb.fisher.features import FeatureMap
 from npeff_nb.fisher.pefs import PEFs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from npeff_nb.decomposition.fitting import Tell
@@ -74,7 +79,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     plan_ : how the fit went about it (:meth:`plan`); None after loading.
     examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an
         array.
-    subject : the live model with its examples, or None (see :meth:`attach`).
+    subject : the live model with its examples, or None (see :meth:`attach`).  Left out of files, pickles and deep copies.
     labels : names given to components by a person, by number.
     profiles : portraits of components computed so far, by number (:func:`npeff_nb.explain.profile.profile`).
     """
@@ -88,7 +93,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     logits: Any
     norms: Any
     classes: Any
-    subject: Subject | None
+    subject: Subject | None = None
     plan_: Plan | None = None
 
     def __init__(
@@ -130,7 +135,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return self._plan(*(X.factors if isinstance(X, PEFs) else as_rows(X)).shape)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Finds components and coefficients.
+        """Finds components and coefficients.  What fails or is interrupted leaves the estimator as it was.
 
         Parameters
         ----------
@@ -144,6 +149,12 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         MemoryError
             When the plan needs more memory than the machine has.
         """
+        fitted = copy.copy(self)
+        fitted._fit(X, sample_weight)
+        self.__dict__ = vars(fitted)
+        return self
+
+    def _fit(self, X: Any, sample_weight: Any) -> None:
         from npeff_nb.decomposition.fitting import find_components
         from npeff_nb.decomposition.given import given
 
@@ -167,11 +178,10 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 n_init=self.n_init, energy=None if isinstance(self.reduction, str) else self.reduction, tol=self.tol, max_iter=self.max_iter,
                 tell=tell,
             )  # fmt: skip
-        self._finish(found, rows, total, result.H)
-        self.plan_ = plan
-        self.losses_, self.converged_, self.restart_losses_ = [*result.losses[:-1], self.reconstruction_err_], result.converged, result.restart_losses
-        self.n_iter_ = max(1, len(result.losses) - 2)
-        return self
+        self._finish(found, rows, total, result.H, result.P)
+        # HALS ends with exact coefficients; of the others the last loss is the one of their last step.
+        losses = result.losses if self.solver == "hals" else [*result.losses, self.reconstruction_err_]
+        self._record(plan, losses, result.converged, result.restart_losses)
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """:meth:`fit`, then ``coefficients_``."""
@@ -187,29 +197,31 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         return self._coefficients(X)[0]
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Share of the Fishers ``X`` that the components explain, 1 − Σ_i ‖F̂_i − F̃_i‖² / Σ_i ‖F̂_i‖²: held out, if they took no part in the fit."""
-        W, B, G, present = self._coefficients(X)
-        return float(_explained(W, B, G)[present].mean()) if present.any() else 0.0
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Share of the Fishers ``X`` that the components explain, 1 − Σ_i ω_i‖F̂_i − F̃_i‖² / Σ_i ω_i‖F̂_i‖²; of those fitted on,
+        ``explained_variance_``.
+        """
+        W, B, G, weights = self._coefficients(X, sample_weight, stacklevel=5)
+        return float(np.average(_explained(W, B, G), weights=weights)) if weights.any() else 0.0
 
-    def inverse_transform(self, W: np.ndarray) -> np.ndarray:
-        """Fishers Σ_j W_ij h_j h_jᵀ as factor rows (n, r, d): row j is √W_ij h_j, the form that :meth:`transform` takes back."""
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Fishers Σ_j W_ij h_j h_jᵀ of coefficients W = ``X`` (n, r), as factor rows (n, r, d): row j is √W_ij h_j, as :meth:`transform` takes it."""
         check_is_fitted(self, "components_")
-        W = np.asarray(W, dtype=np.float64)
-        if W.ndim != 2 or W.shape[1] != len(self.components_) or (W < 0).any():
+        W = np.asarray(X, dtype=np.float64)
+        if W.ndim != 2 or W.shape[1] != len(self.components_) or not (W >= 0).all():
             raise ValueError(f"coefficients of shape {W.shape}; expected (n, {len(self.components_)}) without negative values")
         return np.sqrt(W)[:, :, None] * self.components_
 
-    def _coefficients(self, X: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """W (n, r), B (n, r), G (r, r) and which Fishers are not zero (n,), part by part."""
+    def _coefficients(self, X: Any, sample_weight: Any = None, stacklevel: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """W (n, r), B (n, r), G (r, r) and how much each Fisher counts (n,), a zero one nothing."""
         import torch
 
         from npeff_nb.decomposition.coefficients import fit_coefficients
         from npeff_nb.decomposition.given import given
 
         check_is_fitted(self, "components_")
-        self._check_same(X)
-        found = given(self._checked(X, reset=False), device=self.device)
+        self._check_same(X, stacklevel)
+        found = given(self._checked(X, reset=False), sample_weight, self.device)
         rows = found.rows
         if rows.d != self.n_features_in_:
             raise ValueError(f"X has {rows.d} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input")
@@ -220,39 +232,82 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             part = slice(at, at + TRANSFORMED_AT_ONCE)
             b = rows.take(part).project(H).square().sum(1)
             W[part], B[part] = fit_coefficients(b, G).cpu().numpy(), b.cpu().numpy()
-        return W, B, G.cpu().numpy(), found.present
+        return W, B, G.cpu().numpy(), rows.weights.cpu().numpy() * found.present
 
-    def _finish(self, found: Given, rows: Rows, total: float, H: Tensor) -> None:
-        """Sets what is known of a fit from its components alone: exact coefficients, shares, order, signs."""
+    def _finish(
+        self,
+        found: Given,
+        rows: Rows,
+        total: float,
+        H: Tensor,
+        P: Tensor | None = None,
+        *,
+        frozen: int = 0,
+        order: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> np.ndarray:
+        """Sets what is known of a fit from its components alone: exact coefficients, shares, order, signs.
+
+        The first ``frozen`` components keep their sign; ``order`` takes shares to the order, which is returned.
+        """
         import torch
 
         from npeff_nb.decomposition.coefficients import fit_coefficients
         from npeff_nb.decomposition.objective import loss_of_products
 
-        P = rows.project(H)
+        P = rows.project(H) if P is None else P
         S = rows.inner(H, H, P)
         B, G = P.square().sum(1), S.square()
         W = fit_coefficients(B, G)
         err = loss_of_products(rows, W, P, S, total)
         # Energy that disappears with W_j's own terms; the parts add up to the explained energy exactly.
         share = rows.total((rows.weights[:, None] * W * (2 * B - W @ G)).sum(0)).cpu().numpy()
-        order = self._order(share)
-        components, share = rows.whole(H).cpu().numpy()[order], share[order]
-        coefficients, projections = W.cpu().numpy()[:, order], P.cpu().numpy()[:, :, order]
+        place = np.argsort(-share, kind="stable") if order is None else order(share)
+        components, share = rows.whole(H).cpu().numpy()[place], share[place]
+        coefficients, projections = W.cpu().numpy()[:, place], P.cpu().numpy()[:, :, place]
         weighted = rows.weights.cpu().numpy()[:, None] * coefficients
         score = -(weighted * projections[:, 0]).sum(0) if found.pefs is None else _turned(weighted, projections, found.pefs)
         sign = np.where(rows.total(torch.from_numpy(score).to(rows.device)).cpu().numpy() > 0, -1.0, 1.0)
+        sign[place < frozen] = 1.0
         self.coefficients_, self.components_, self.projections_ = coefficients, components * sign[:, None], projections * sign
         self.n_features_in_ = components.shape[1]
         # A difference of large sums over float32 rows: a perfect fit may end below zero by rounding.
         self.reconstruction_err_ = max(0.0, err)
         self.explained_variance_ = float(np.clip(1 - err / total, 0.0, 1.0))
         self.component_shares_ = share / total
-        self.example_explained_ = np.clip(_explained(coefficients, (projections**2).sum(1), G.cpu().numpy()[np.ix_(order, order)]), 0.0, 1.0)
+        self.example_explained_ = np.clip(_explained(coefficients, (projections**2).sum(1), G.cpu().numpy()[np.ix_(place, place)]), 0.0, 1.0)
         self._adopt(found.pefs)
+        return place
 
-    def _order(self, share: np.ndarray) -> np.ndarray:
-        return np.argsort(-share, kind="stable")
+    def _record(self, plan: Plan | None, losses: list[float], converged: bool, restart_losses: list[float]) -> None:
+        """Sets how a fit went; its last loss is the one of the components as they were kept."""
+        self.plan_, self.losses_, self.converged_ = plan, [*losses[:-1], self.reconstruction_err_], converged
+        self.restart_losses_, self.n_iter_ = restart_losses, max(1, len(losses) - 2)
+
+    # ---------------------------------------------------------------------------------------------------------------- going on from a fit
+
+    def applied_to(self, X: Any) -> Self:
+        """A new decomposition of other Fishers with the same components.  See :func:`npeff_nb.decomposition.refinement.applied`."""
+        from npeff_nb.decomposition.refinement import applied
+
+        return applied(self, X)
+
+    def expand(self, X: Any, by: int) -> Self:
+        """A new decomposition with ``by`` more components; the old ones first, unchanged.  See :func:`npeff_nb.decomposition.refinement.expand`."""
+        from npeff_nb.decomposition.refinement import expand
+
+        return expand(self, X, by)
+
+    def merge(self, components: Any, X: Any) -> Self:
+        """A new decomposition in which ``components`` are one.  See :func:`npeff_nb.decomposition.refinement.merge`."""
+        from npeff_nb.decomposition.refinement import merge
+
+        return merge(self, components, X)
+
+    def split(self, component: int, X: Any, into: int = 2) -> Self:
+        """A new decomposition in which one component is several.  See :func:`npeff_nb.decomposition.refinement.split`."""
+        from npeff_nb.decomposition.refinement import split
+
+        return split(self, component, X, into)
 
     # ---------------------------------------------------------------------------------------------------------------- reading the result
 
@@ -327,6 +382,20 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _n_features_out(self) -> int:
         return len(self.components_)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def __copy__(self) -> Self:
+        found = object.__new__(type(self))
+        vars(found).update(vars(self))
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A model is large, may be no more than a local function, and is not ours to hand on.
+        return {name: value for name, value in vars(self).items() if name != "subject"}
+
     @property
     def family(self) -> str:
         """Of the predictions: ``"categorical"`` or ``"bernoulli"``."""
@@ -359,6 +428,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             "settings": settings,
             "losses": self.losses_, "n_iter": self.n_iter_, "converged": self.converged_, "restart_losses": self.restart_losses_,
             "reconstruction_err": self.reconstruction_err_, "explained_variance": self.explained_variance_,
+            "feature_names": list(getattr(self, "feature_names_in_", [])),
             "labels": {str(k): v for k, v in self.labels.items()},
             "profiles": {str(k): v for k, v in self.profiles.items()},
             "facts": self.facts,
@@ -373,13 +443,28 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
-        """Reads what :meth:`save` wrote; needs no torch.  The model comes back with :meth:`attach`."""
+        """Reads what :meth:`save` wrote; needs no torch.  The model comes back with :meth:`attach`.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            Nothing there, something else, a newer version, or a file that was damaged.
+        """
         _, arrays, tables, facts = _files.read_folder(path, KIND)
+        try:
+            return cls._read(arrays, tables, facts)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} does not fit this npeff_nb ({error}): it was changed since it was written, or a later one wrote it") from error
+
+    @classmethod
+    def _read(cls, arrays: dict[str, np.ndarray], tables: dict[str, pd.DataFrame], facts: dict[str, Any]) -> Self:
         self = cls(**facts["settings"] | ({"init": arrays["init"]} if "init" in arrays else {}))
         self._adopt(None)
         self.coefficients_, self.components_, self.projections_ = arrays["coefficients"], arrays["components"], arrays["projections"]
         self.component_shares_, self.example_explained_ = arrays["component_shares"], arrays["example_explained"]
         self.n_features_in_ = self.components_.shape[1]
+        if facts.get("feature_names"):
+            self.feature_names_in_ = np.array(facts["feature_names"], dtype=object)
         self.losses_, self.n_iter_, self.converged_ = facts["losses"], facts["n_iter"], facts["converged"]
         self.restart_losses_ = facts["restart_losses"]
         self.reconstruction_err_, self.explained_variance_ = facts["reconstruction_err"], facts["explained_variance"]
@@ -395,12 +480,20 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _checked(self, X: Any, reset: bool) -> Any:
         """Tables and two-dimensional arrays through scikit-learn's own checks, so that its names of features and words of errors hold."""
-        if isinstance(X, PEFs) or (isinstance(X, (list, tuple)) and X and np.ndim(X[0]) == 2) or np.ndim(X) == 3:
+        from npeff_nb.decomposition.given import as_array
+
+        if reset:
+            vars(self).pop("feature_names_in_", None)
+        if isinstance(X, PEFs) or _rank(X) > 2:
             return X
+        X = as_array(X) if hasattr(X, "detach") else X
         return validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False)
 
-    def _check_same(self, X: Any) -> None:
-        """That ``X`` is in the coordinates, and over the parameters, of what was fitted on."""
+    def _check_same(self, X: Any, stacklevel: int = 6) -> None:
+        """That ``X`` is in the coordinates, and over the parameters, of what was fitted on.
+
+        ``stacklevel`` leads a warning to the caller's line: scikit-learn wraps :meth:`transform` once.
+        """
         from npeff_nb.fisher.provenance import of_fingerprints
 
         if not isinstance(X, PEFs) or self.feature_map is None:
@@ -415,7 +508,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if X.feature_map.id != self.feature_map.id:
             raise ValueError("these Fishers have other coordinates than the ones fitted on; extract them with nb.extract_fishers(..., like=npeff)")
         found = of_fingerprints(self.facts.get("fingerprints", {}), X.facts.get("fingerprints", {}))
-        _pefs.warn_of(found, "the Fishers fitted on", stacklevel=5)
+        _pefs.warn_of(found, "the Fishers fitted on", stacklevel=stacklevel)
 
     def _shared(self, found: Given) -> tuple[Rows, float, int]:
         """Rows as the solver sees them, and sums over all processes."""
@@ -445,22 +538,25 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _check_settings(self) -> None:
         for name, smallest in (("n_components", 1), ("n_init", 1), ("max_iter", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < smallest:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
                 raise ValueError(f"{name}={value!r}: it must be a whole number from {smallest} up")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver={self.solver!r} is not known; choose one of {', '.join(map(repr, SOLVERS))}")
-        if not self.tol >= 0:
-            raise ValueError(f"tol={self.tol!r}: it must not be negative")
-        if (isinstance(self.reduction, str) and self.reduction not in REDUCTIONS) or (
-            not isinstance(self.reduction, str) and not 0 < self.reduction <= 1
-        ):
+        if not isinstance(self.tol, Real) or not 0 <= self.tol < math.inf:
+            raise ValueError(f"tol={self.tol!r}: it must be a finite number that is not negative")
+        share = isinstance(self.reduction, Real) and not isinstance(self.reduction, bool) and 0 < self.reduction <= 1
+        if not share and not (isinstance(self.reduction, str) and self.reduction in REDUCTIONS):
             raise ValueError(f"reduction={self.reduction!r}: choose {', '.join(map(repr, REDUCTIONS))}, or a share of energy above 0, at most 1")
         if isinstance(self.init, str) and self.init != "k-means++":
             raise ValueError(f"init={self.init!r}: choose 'k-means++', or give components (n_components, d)")
+        if not isinstance(self.init, str) and self.solver in {"multiplicative", "stiefel"}:
+            raise ValueError(f"solver={self.solver!r} draws its own start: leave init='k-means++'")
         if self.shards not in (None, "rows", "columns"):
             raise ValueError(f"shards={self.shards!r}: choose None, 'rows' or 'columns'")
         if self.shards is not None and self.solver == "minibatch":
             raise ValueError("solver='minibatch' works in one process: give shards=None, or another solver")
+        if not isinstance(self.solver_options, (dict, type(None))):
+            raise ValueError(f"solver_options={self.solver_options!r}: give a dict of keyword arguments, or None")
         from npeff_nb.decomposition.fitting import options_of
 
         allowed = options_of(self.solver)
@@ -483,6 +579,11 @@ def _turned(W: np.ndarray, P: np.ndarray, X: PEFs) -> np.ndarray:
 def _explained(W: np.ndarray, B: np.ndarray, G: np.ndarray) -> np.ndarray:
     """(n,) share of each unit-norm Fisher's energy that its components explain, 1 − ‖F̂_i − F̃_i‖²."""
     return (W * (2 * B - W @ G)).sum(1)
+
+
+def _rank(X: Any) -> int:
+    """Dimensions of what was given; of a list, one more than of its first part: the parts may differ in length."""
+    return 1 + _rank(X[0]) if isinstance(X, (list, tuple)) and X else getattr(X, "ndim", 0)
 
 
 def _generator(random_state: Any) -> np.random.Generator:
@@ -525,5 +626,5 @@ class _Teller:
             self._what = what
             self._bar.reset()
             self._bar.set_description(what, refresh=False)
-        self._bar.n = iteration
-        self._bar.set_postfix(explained=f"{1 - loss / self._total:.4f}")
+        self._bar.set_postfix(explained=f"{1 - loss / self._total:.4f}", refresh=False)
+        self._bar.update(iteration - self._bar.n)

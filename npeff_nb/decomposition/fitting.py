@@ -21,7 +21,7 @@ from npeff_nb.decomposition.starts import kmeans_pp
 from npeff_nb.decomposition.stiefel import stiefel
 
 SOLVERS: dict[str, Callable[..., Solution]] = {"hals": hals, "multiplicative": multiplicative, "stiefel": stiefel, "minibatch": minibatch}
-_OURS = {"tol", "max_iter", "on_iteration", "frozen", "start", "W"}
+_OURS = {"tol", "max_iter", "on_iteration", "frozen", "start", "W", "P"}
 """Keyword arguments of solvers that are settings of the estimator, or no settings at all."""
 START_EXAMPLES = 20_000
 """Starts are looked for among so many examples when the rows are not held in memory: each costs a product with all rows that are looked at."""
@@ -32,12 +32,13 @@ Tell = Callable[[str, int, float], None]
 
 @dataclass(frozen=True)
 class Found:
-    """Unit-norm components (r, d) over the rows' own features, and how the fit went."""
+    """Unit-norm components (r, d) over the rows' own features, how the fit went, and projections (n, k, r) where they came with it."""
 
     H: Tensor
     losses: list[float]
     converged: bool
     restart_losses: list[float]
+    P: Tensor | None = None
 
 
 def options_of(solver: str) -> dict[str, Any]:
@@ -109,18 +110,18 @@ def find_components(
     ]  # fmt: skip
     found = _best(tried)
     if plan.form == "gram":
-        return Found(rows.gather(found.H.T.reshape(rows.n, rows.k, r)), found.losses, found.converged, found.restart_losses)
+        return Found(rows.gather(found.H.T.reshape(rows.n, rows.k, r)), found.losses, found.converged, found.restart_losses, found.P)
     if reduced is not None:
         best = min(tried, key=_last)
         left = max(1, max_iter - len(best.losses) + 2)
-        over_all = hals(rows, best.H @ reduced.basis, total, tol=tol, max_iter=left, W=best.W, on_iteration=telling("over the rows"))
-        return Found(over_all.H, best.losses[:-1] + over_all.losses, over_all.converged, found.restart_losses)
+        over_all = hals(rows, best.H @ reduced.basis, total, tol=tol, max_iter=left, W=best.W, P=best.P, on_iteration=telling("over the rows"))
+        return Found(over_all.H, best.losses[:-1] + over_all.losses, over_all.converged, found.restart_losses, over_all.P)
     return found
 
 
 def _best(tried: list[Solution]) -> Found:
     best = min(tried, key=_last)
-    return Found(best.H, best.losses, best.converged, [_last(s) for s in tried])
+    return Found(best.H, best.losses, best.converged, [_last(s) for s in tried], best.P)
 
 
 def _last(solution: Solution) -> float:

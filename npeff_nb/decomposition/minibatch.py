@@ -58,12 +58,14 @@ def minibatch(
     kept = memory ** (batch / n)
     H = H / H.norm(dim=1, keepdim=True).clamp_min(torch.finfo(H.dtype).tiny)
     V, T = torch.zeros(len(H), len(H), dtype=H.dtype, device=H.device), torch.zeros_like(H)
-    checked = rows.take(np.sort(rng.choice(n, min(n, CHECKED), replace=False)))
+    counting = rows.weights.nonzero().flatten().cpu().numpy()
+    checked = rows.take(np.sort(rng.choice(counting, min(len(counting), CHECKED), replace=False)))
     scale = float(rows.weights.sum() / checked.weights.sum())
     best, of_each = H, _losses(checked, H)
     losses, still, seen, converged = [float(of_each.sum()) * scale], 0, 0, False
     order = rng.permutation(n)
-    for count in range(1, max_iter * -(-n // batch) + 1):
+    last = max_iter * -(-n // batch)
+    for count in range(1, last + 1):
         if seen + batch > n:
             order, seen = rng.permutation(n), 0
         # Sorted: neighbours on disk are read together.
@@ -87,10 +89,10 @@ def minibatch(
         H, V, T = H / norms[:, None], V * norms[:, None].square() * norms.square(), T * norms[:, None]
         if not used.all() and count % CHECKED_EVERY == 1:
             H = _revive(some, W, P, H, ~used)
-        if count % CHECKED_EVERY == 0:
+        if count % CHECKED_EVERY == 0 or count == last:
             now = _losses(checked, H)
             fall = of_each - now
-            noise = float(fall.std()) * len(fall) ** 0.5 if len(fall) < n else 0.0
+            noise = float(fall.std()) * len(fall) ** 0.5 if len(fall) < len(counting) else 0.0
             still = still + 1 if float(fall.sum()) <= max(tol * losses[-1] / scale, noise) else 0
             if float(fall.sum()) > 0:
                 best, of_each = H, now
@@ -131,6 +133,7 @@ def _revive(some: Stored, W: Tensor, P: Tensor, H: Tensor, dead: Tensor) -> Tens
     """A component without users takes the leading direction of an example of the batch that is explained badly."""
     residual = some.energies - 2 * (W * P.square().sum(1)).sum(1) + ((W @ (H @ H.T).square()) * W).sum(1)
     H = H.clone()
+    residual = torch.where(some.weights > 0, residual, 0.0)
     for j, (at, _) in zip(dead.nonzero().flatten().tolist(), some.largest(residual, int(dead.sum())), strict=False):
         H[j] = some.leading(at)[0]
     return H

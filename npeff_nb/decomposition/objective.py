@@ -22,12 +22,22 @@ from npeff_nb.decomposition.rows import Rows
 
 @dataclass(frozen=True)
 class Solution:
-    """Unit-norm components H (r, ·) in the rows' coordinates, coefficients W (n, r) for them, the loss after every iteration (first: the start)."""
+    """What a solver found.
+
+    Attributes
+    ----------
+    W : coefficients (n, r).
+    H : unit-norm components (r, ·), in the rows' coordinates.
+    losses : after every iteration; the first is the start's.
+    converged : whether the tolerance ended it.
+    P : projections of the rows on H (n, k, r), where the solver has them.
+    """
 
     W: Tensor
     H: Tensor
     losses: list[float]
     converged: bool
+    P: Tensor | None = None
 
 
 def total_energy(rows: Rows) -> float:

@@ -10,7 +10,7 @@ from npeff_nb.decomposition.rows import CONVERTED_UP_TO, PART
 
 Form = Literal["rows", "basis", "gram", "mini-batch"]
 SMALLEST_BASIS = 64
-WORTH_A_BASIS = 4
+WORTH_A_BASIS = 16
 """Fewer coordinates are sought when there are more than this many times as many features: finding them costs a few iterations over all."""
 HELD_OF_EACH = 10
 """Arrays (n, k, r) and (n, r) that exist at the same time at the fullest moment of an iteration, temporary ones included."""

@@ -42,7 +42,7 @@ class Reduced:
 
 
 def reduce(rows: Rows, size: int, rng: np.random.Generator, energy: float | None = None) -> Reduced:
-    """A randomised range finder (Halko, Martinsson and Tropp 2011) that starts from rows themselves.
+    """A randomised range finder (Halko, Martinsson and Tropp 2011): Gaussian sums of rows, then power iterations.
 
     Parameters
     ----------
@@ -60,14 +60,12 @@ def reduce(rows: Rows, size: int, rng: np.random.Generator, energy: float | None
 
 
 def _range(rows: Rows, size: int, rng: np.random.Generator, total: float) -> Reduced:
-    # A row drawn is a first direction for nothing; its length decides how often it is.
-    picked = torch.zeros(rows.n, rows.k, size, dtype=torch.float64, device=rows.device)
-    at = rng.choice(rows.n * rows.k, size, replace=False)
-    picked.view(-1, size)[at, range(size)] = 1
-    basis = _orthonormal(rows.gather(picked))
-    del picked
+    weights = rows.weights[:, None, None]
+    drawn = torch.from_numpy(rng.standard_normal((rows.n, rows.k, size))).to(rows.device)
+    basis = _orthonormal(rows.gather(drawn.mul_(weights.sqrt())))
+    del drawn
     for _ in range(PASSES):
-        basis = _orthonormal(rows.gather(rows.project(basis)))
+        basis = _orthonormal(rows.gather(rows.project(basis).mul_(weights)))
     return _reduced(rows, basis, total)
 
 
@@ -89,7 +87,8 @@ def _orthonormal(directions: Tensor) -> Tensor:
 
 def _cut(rows: Rows, found: Reduced, energy: float, total: float) -> Reduced:
     Z = found.rows.rows.flatten(0, 1)
-    vectors = torch.linalg.eigh(Z.T @ Z).eigenvectors.flip(1).T  # leading directions first
+    weights = rows.weights.repeat_interleave(rows.k)
+    vectors = torch.linalg.eigh(Z.T @ (weights[:, None] * Z)).eigenvectors.flip(1).T  # leading directions first
     low, high = 1, len(vectors)
     while low < high:  # the fewest that keep enough: what is kept only grows with their number
         middle = (low + high) // 2

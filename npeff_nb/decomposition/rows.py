@@ -21,8 +21,8 @@ from torch import Tensor
 
 CONVERTED_UP_TO = 2**30
 """Bytes of float64 rows that are held; more is read in its own precision and by parts, so that no second copy of it is made."""
-PART = 2**26
-"""Bytes that are looked at together when rows are read by parts."""
+PART = 2**28
+"""Bytes that are looked at together when rows are read by parts: enough for sums over parts to cost nothing beside the products."""
 
 
 class Rows(ABC):
@@ -63,6 +63,10 @@ class Rows(ABC):
     def energies(self) -> Tensor:
         """(n,) ‖F̂_i‖²_F by the k × k Grams."""
         return self._energies()
+
+    def pick(self, numbers: np.ndarray) -> Tensor:
+        """Single rows as directions, (m, ·), by their numbers in the stack (i·k + y)."""
+        return torch.stack([self.example(int(at) // self.k)[int(at) % self.k] for at in numbers])
 
     def leading(self, at: int) -> Tensor:
         """(1, ·) the unit direction that carries most of one example's Fisher."""
@@ -108,6 +112,7 @@ class Stored(Rows):
     scales : (n,) each example's rows are multiplied with these; ones by default.
     weights : (n,) how much each example counts; ones by default.
     device : where products are computed.  Rows beyond :data:`CONVERTED_UP_TO` go there part by part.
+    energies : (n,) ‖F̂_i‖²_F of the scaled rows, where they are known already.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Stored(Rows):
         scales: np.ndarray | Tensor | None = None,
         weights: np.ndarray | Tensor | None = None,
         device: torch.device | str = "cpu",
+        energies: np.ndarray | Tensor | None = None,
     ) -> None:
         self.rows = rows if torch.is_tensor(rows) else _as_tensor(rows)
         self.n, self.k, self.d = self.rows.shape
@@ -124,14 +130,17 @@ class Stored(Rows):
         self.weights = ones if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self.device)
         self.scales = ones if scales is None else torch.as_tensor(scales, dtype=torch.float64, device=self.device)
         if 8 * self.rows.numel() <= CONVERTED_UP_TO:
-            self.rows = self.rows.to(self.device, torch.float64) * self.scales[:, None, None]
+            self.rows = self.rows.to(self.device, torch.float64, copy=True).mul_(self.scales[:, None, None])
             self.scales = ones
+        if energies is not None:
+            self.energies = torch.as_tensor(energies, dtype=torch.float64, device=self.device)
 
     def project(self, H: Tensor) -> Tensor:
         """A Hᵀ, part by part, (n, k, r)."""
         P = torch.empty(self.n, self.k, len(H), dtype=torch.float64, device=self.device)
+        H = H.to(self.computed)
         for part, A in self.parts():
-            P[part] = A @ H.T.to(A.dtype)
+            P[part] = A @ H.T
         return P.mul_(self.scales[:, None, None])
 
     def gather(self, V: Tensor) -> Tensor:
@@ -139,7 +148,7 @@ class Stored(Rows):
         found = torch.zeros(V.shape[2], self.d, dtype=torch.float64, device=self.device)
         for part, A in self.parts():
             weights = (V[part] * self.scales[part, None, None]).flatten(0, 1)
-            found += weights.T.to(A.dtype) @ A.flatten(0, 1)
+            found += weights.T.to(self.computed) @ A.flatten(0, 1)
         return found
 
     def inner(self, H: Tensor, D: Tensor, Q: Tensor) -> Tensor:
@@ -162,13 +171,20 @@ class Stored(Rows):
         step = self.n if whole else max(1, PART // (self.rows.element_size() * self.k * self.d))
         for at in range(0, self.n, step):
             part = slice(at, at + step)
-            yield part, self.rows[part].to(self.device)
+            yield part, self.rows[part].to(self.device, self.computed)
+
+    @property
+    def computed(self) -> torch.dtype:
+        """In which products are computed: that of the rows, at least float32."""
+        return torch.promote_types(self.rows.dtype, torch.float32)
 
     def _energies(self) -> Tensor:
         found = torch.empty(self.n, dtype=torch.float64, device=self.device)
         for part, A in self.parts():
-            found[part] = (A @ A.transpose(1, 2)).double().square().sum((1, 2))
-        return found * self.scales**4
+            # Scaled first: fourth powers of small or large numbers are none.
+            A = A.double() * self.scales[part, None, None]
+            found[part] = (A @ A.transpose(1, 2)).square().sum((1, 2))
+        return found
 
 
 class Gram(Rows):
@@ -218,6 +234,8 @@ class Gram(Rows):
 
 
 def _as_tensor(rows: np.ndarray) -> Tensor:
+    if any(stride < 0 for stride in rows.strides):  # torch has none of these
+        rows = rows.copy()
     with warnings.catch_warnings():  # torch warns of arrays that may not be written to: nothing here writes to them
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(rows)

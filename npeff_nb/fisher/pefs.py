@@ -153,8 +153,9 @@ class PEFs:
         where = np.arange(len(self))[rows]
         if where.ndim != 1:
             raise IndexError(f"pefs[{rows!r}] asks for one example; ask for a list of positions, a slice or a mask")
+        factors = self.factors[rows if isinstance(rows, slice) else where]  # a slice of a mapped file stays on disk
         return PEFs(
-            self.factors[where], self.norms[where], self.logits[where], self.examples.iloc[where].reset_index(drop=True),
+            factors, self.norms[where], self.logits[where], self.examples.iloc[where].reset_index(drop=True),
             self.parameters, self.classes, self.feature_map, self.facts,
             None if self.subject is None else self.subject.restricted(where),
             None if self.traces is None else self.traces[where],
