@@ -11,12 +11,8 @@ A way out to its CUDA programs, and a way in for Fishers made earlier.  Fishers 
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +21,8 @@ import numpy as np
 from npeff_nb.fisher.pefs import PEFs
 from npeff_nb.fisher.predictions import gold_labels
 from npeff_nb.fisher.sparse import SparseDiagonals, SparseRows
+from npeff_nb.interop import _hdf5
 
-LARGEST_SIZE = 2**31 - 1
-"""Most parameters: every index is a 4-byte integer."""
 LARGEST_FACTOR = 2**31
 """Most entries of a whole factor: the reference numbers them row after row, y·p + j, in 4-byte integers as well."""
 
@@ -100,7 +95,7 @@ def write_lrm(path: str | os.PathLike, rows: SparseRows, *, labels: Any, logits:
     """
     _check_limits(rows.size, rows.rank)
     arrays = _about(len(rows), labels, logits, "data/logits") | _factors(rows, norms) | {"data/col_offsets": rows.offsets}
-    return _write(path, arrays, "data", {"n_classes": rows.rank, "n_parameters": int(rows.size)})
+    return _hdf5.write(path, arrays, {"data": {"n_classes": rows.rank, "n_parameters": int(rows.size)}})
 
 
 def write_lvrm(path: str | os.PathLike, rows: SparseRows, ranks: Any, *, labels: Any, logits: Any, norms: Any, min_prob_class: float) -> Path:
@@ -125,7 +120,7 @@ def write_lvrm(path: str | os.PathLike, rows: SparseRows, ranks: Any, *, labels:
     _check_limits(rows.size, int(ranks.max(initial=1)))
     sizes = np.diff(rows.offsets)[np.arange(rows.rank) < ranks[:, None]]
     arrays = _about(len(rows), labels, logits, "data/logits") | _factors(rows, norms) | {"data/ranks": ranks, "data/col_sizes": sizes}
-    return _write(path, arrays, "data", {"min_prob_class": float(min_prob_class), "n_parameters": int(rows.size)})
+    return _hdf5.write(path, arrays, {"data": {"min_prob_class": float(min_prob_class), "n_parameters": int(rows.size)}})
 
 
 def write_d(path: str | os.PathLike, diagonals: SparseDiagonals, *, labels: Any, logits: Any) -> Path:
@@ -143,7 +138,7 @@ def write_d(path: str | os.PathLike, diagonals: SparseDiagonals, *, labels: Any,
         "data/fisher/indices": diagonals.indices.astype(np.int32),
     }
     # Its C++ reader insists on 4 bytes here, although its own Python writes 8.
-    return _write(path, arrays, "data/fisher", {"dense_fisher_size": np.int32(diagonals.size)})
+    return _hdf5.write(path, arrays, {"data/fisher": {"dense_fisher_size": np.int32(diagonals.size)}})
 
 
 def read(path: str | os.PathLike, *, cumulative_offsets: bool = True, n_examples: int | None = None) -> ReferencePEFs:
@@ -162,27 +157,16 @@ def read(path: str | os.PathLike, *, cumulative_offsets: bool = True, n_examples
     ValueError
         When it is no such file, is incomplete or contradicts itself; the message names the file and the place.
     """
-    h5py, path = _h5py(), Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if n_examples is not None and n_examples < 1:
-        raise ValueError(f"n_examples={n_examples}; expected 1 or more, or None for all")
-    try:
-        with h5py.File(path, "r") as file:
-            return _Reader(h5py, file, n_examples).read(cumulative_offsets)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    except (OSError, KeyError, RuntimeError, TypeError) as error:  # damage comes as any of them
-        if isinstance(error, OSError) and error.errno is not None:  # the machine's business: no permission, a broken disk
-            raise
-        raise ValueError(f"{path} is not an HDF5 file, or is damaged ({error}): copy or make it again") from error
+    _hdf5.check_examples(n_examples)
+    with _hdf5.opened(path) as file:
+        return _Reader(file, n_examples).read(cumulative_offsets)
 
 
 class _Reader:
     """One open file: every piece is checked for type and shape before it is read."""
 
-    def __init__(self, h5py: Any, file: Any, n: int | None) -> None:
-        self.h5py, self.file, self.n = h5py, file, n
+    def __init__(self, file: Any, n: int | None) -> None:
+        self.file, self.n = file, n
 
     def read(self, cumulative_offsets: bool) -> ReferencePEFs:
         if "data/fisher/values" in self.file:
@@ -200,20 +184,20 @@ class _Reader:
 
     def diagonals(self) -> ReferencePEFs:
         values, indices, norms = self.entries("data/fisher/values", "data/fisher/indices", "data/dense_fisher_norms")
-        kept = SparseDiagonals(values, indices, norms, self.count("data/fisher", "dense_fisher_size"))
+        kept = SparseDiagonals(values, indices, norms, _hdf5.count(self.file, "data/fisher", "dense_fisher_size"))
         return ReferencePEFs("D", *self.about(), norms, diagonals=kept)
 
     def fixed_rank(self, cumulative: bool) -> ReferencePEFs:
         values, columns, norms = self.entries("data/values", "data/row_indices", "data/pef_frobenius_norms")
         stored = self.examples("data/col_offsets", np.int64, 2)
-        offsets = _offsets(stored, self.count("data", "n_classes"), values.shape[1], cumulative)
-        rows = SparseRows.from_unsorted(values, columns, offsets, self.count("data", "n_parameters"))
+        offsets = _offsets(stored, _hdf5.count(self.file, "data", "n_classes"), values.shape[1], cumulative)
+        rows = SparseRows.from_unsorted(values, columns, offsets, _hdf5.count(self.file, "data", "n_parameters"))
         return ReferencePEFs("LRM", *self.about(), norms, rows)
 
     def variable_rank(self) -> ReferencePEFs:
         values, columns, norms = self.entries("data/values", "data/row_indices", "data/pef_frobenius_norms")
-        ranks, sizes = self.examples("data/ranks", np.int64, 1), self.dataset("data/col_sizes", np.int64, 1)
-        total = int(self.dataset("data/ranks", np.int64, 1).sum())  # of all examples, also those that are not asked for
+        ranks, sizes = self.examples("data/ranks", np.int64, 1), _hdf5.dataset(self.file, "data/col_sizes", np.int64, 1)
+        total = int(_hdf5.dataset(self.file, "data/ranks", np.int64, 1).sum())  # of all examples, also those that are not asked for
         if len(sizes) != total:
             raise ValueError(f"data/col_sizes has {len(sizes)} entries; expected {total}, the sum of data/ranks: it is damaged, make it again")
         if (ranks < 1).any():
@@ -225,8 +209,8 @@ class _Reader:
             i = wrong.argmax()
             raise ValueError(f"data/col_sizes of example {i} are {padded[i, : ranks[i]]}; expected {values.shape[1]} entries in all: make it again")
         offsets = _cumulated(padded)
-        rows = SparseRows.from_unsorted(values, columns, offsets, self.count("data", "n_parameters"))
-        probability = float(self.number("data", "min_prob_class")) if "min_prob_class" in self.file["data"].attrs else None
+        rows = SparseRows.from_unsorted(values, columns, offsets, _hdf5.count(self.file, "data", "n_parameters"))
+        probability = float(_hdf5.number(self.file, "data", "min_prob_class")) if "min_prob_class" in self.file["data"].attrs else None
         return ReferencePEFs("LVRM", *self.about(), norms, rows, ranks=ranks, min_prob_class=probability)
 
     def entries(self, values_at: str, indices_at: str, norms_at: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -255,37 +239,12 @@ class _Reader:
 
     def examples(self, name: str, dtype: type, ndim: int) -> np.ndarray:
         """A dataset that has one entry an example; the first one read says how many, unless the caller did."""
-        found = self.dataset(name, dtype, ndim, self.n)
+        found = _hdf5.dataset(self.file, name, dtype, ndim, slice(self.n))
         if self.n is None:
             self.n = len(found)
         if len(found) != self.n:
             raise ValueError(f"{name} has {len(found)} examples; expected {self.n}")
         return found
-
-    def dataset(self, name: str, dtype: type, ndim: int, n: int | None = None) -> np.ndarray:
-        """The first n entries.  ``np.integer`` stands for whole numbers of the width that the file has."""
-        node = self.file.get(name)
-        if not isinstance(node, self.h5py.Dataset):
-            raise ValueError(f"it has no {name}: it is incomplete, make it again")
-        whole = issubclass(dtype, np.integer)
-        if node.dtype.kind not in ("iu" if whole else "f") or node.ndim != ndim:
-            expected = f"{'whole' if whole else 'floating-point'} numbers in {ndim} dimension{'s' * (ndim != 1)}"
-            raise ValueError(f"{name} holds {node.dtype} of shape {node.shape}; expected {expected}")
-        with np.errstate(over="ignore", invalid="ignore"):  # float64 out of float32's range turns infinite; values and norms are checked for that
-            return node[:n].astype(node.dtype.newbyteorder("=") if dtype is np.integer else dtype, copy=False)
-
-    def number(self, group: str, name: str) -> Any:
-        """An attribute: a scalar or an array of one."""
-        found = np.asarray(self.file[group].attrs.get(name, []))
-        if found.size != 1 or found.dtype.kind not in "iuf":
-            raise ValueError(f"attribute {name} of {group} is {found.tolist() if found.size else 'missing'}; expected one number")
-        return found.item()
-
-    def count(self, group: str, name: str) -> int:
-        found = self.number(group, name)
-        if not 1 <= found < 2**63 or found != int(found):
-            raise ValueError(f"attribute {name} of {group} is {found}; expected a whole number from 1 on")
-        return int(found)
 
 
 def _offsets(stored: np.ndarray, rank: int, kept: int, cumulative: bool) -> np.ndarray:
@@ -314,8 +273,7 @@ def _cumulated(sizes: np.ndarray) -> np.ndarray:
 
 def _check_limits(size: int, rank: int) -> None:
     advice = "leave some out with parameters=, or keep the result in this project's own files"
-    if size > LARGEST_SIZE:
-        raise ValueError(f"{size:,} parameters do not fit: the format counts them in 4-byte integers, so up to {LARGEST_SIZE:,}; {advice}")
+    _hdf5.check_size(size, advice)
     if rank * size > LARGEST_FACTOR:
         raise ValueError(
             f"{rank} factor rows of {size:,} parameters do not fit: the reference numbers their {rank * size:,} entries in 4-byte integers, "
@@ -352,32 +310,3 @@ def _numbers(name: str, given: Any, dtype: type, shape: tuple[int | None, ...]) 
     if not ((array >= limits.min) & (array <= limits.max)).all():
         raise ValueError(f"{name} hold a number that the format has no room for; expected {dtype.__name__}, {limits.min} to {limits.max}")
     return array.astype(dtype)
-
-
-def _write(path: str | os.PathLike, arrays: dict[str, np.ndarray], group: str, attributes: dict[str, Any]) -> Path:
-    """One HDF5 file, whole or not at all; an older one is replaced only when the new one lies on disk complete."""
-    h5py, path, content = _h5py(), Path(path), io.BytesIO()
-    # Made in memory: where HDF5 itself meets a full disk it cannot close its file any more, and brings the whole process down (2.0, h5py 3.16).
-    # The oldest format there is, since the reference's C++ programs are linked to an HDF5 of their time.
-    with h5py.File(content, "w", libver="earliest") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array)  # contiguous and not compressed
-        file[group].attrs.update(attributes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In a folder beside the target: the rename stays within one file system, and the file gets the permissions of any other.
-    building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        (building / path.name).write_bytes(content.getbuffer())
-        (building / path.name).replace(path)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return path
-
-
-def _h5py() -> Any:
-    try:
-        return import_module("h5py")
-    except ModuleNotFoundError as error:
-        if error.name != "h5py":
-            raise
-        raise ImportError('files of the reference implementation are HDF5 and need h5py: pip install "npeff-nb[interop]"') from error
