@@ -90,7 +90,7 @@ def planted(n: int = 2000, k: int = 3, p: int = 100_000, r: int = 32) -> dict[st
             try:
                 run = multiplicative(rows, r, total, rng, start=(W, weights), iterations=JOINT, h_only=H_ONLY, learning_rate=rate)
                 theirs[rate].append(run.losses)
-            except ValueError:  # this rate diverges
+            except FloatingPointError:  # this rate diverges
                 theirs[rate].append([np.inf])
     ends = {rate: statistics.median(losses[-1] for losses in runs) for rate, runs in theirs.items()}
     best = min([min(loss for _, loss in t) for t in ours] + [min(run) for runs in theirs.values() for run in runs])
@@ -142,7 +142,7 @@ def real(examples: int = 1000, r: int = 64, iterations: int = 1500) -> dict[str,
             ends[rate] = multiplicative(
                 rows, r, found.total, rng, start=(W, start), iterations=iterations, h_only=H_ONLY, learning_rate=rate
             ).losses[-1]  # fmt: skip
-        except ValueError:
+        except FloatingPointError:
             ends[rate] = np.inf
     spent = (time.perf_counter() - begin) / len(RATES)
     # What the features missed is lost to both alike: what there is to win is the rest.

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; files that were complete are kept, nothing is half-written", file=sys.stderr)
         return 130
-    except (ImportError, MemoryError, NotImplementedError, OSError, TypeError, ValueError) as error:
+    except (ArithmeticError, ImportError, MemoryError, NotImplementedError, OSError, TypeError, ValueError) as error:
         print(f"npeff-nb: {error}", file=sys.stderr)
         return 1
 

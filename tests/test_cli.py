@@ -143,3 +143,54 @@ def test_extract_says_in_one_line_what_is_wrong(change, words, saved, tmp_path, 
     error = capsys.readouterr().err
     assert words in error and error.startswith("npeff-nb: ") and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------------------ fit
+
+
+def test_fit_writes_what_the_estimator_finds(shared, tmp_path, capsys):
+    shared.save(tmp_path / "my.pefs")
+    asked = ["fit", str(tmp_path / "my.pefs"), "--output", str(tmp_path / "my.npeff"), "--table", str(tmp_path / "my.csv"), "--components", "3"]
+    assert cli.main([*asked, "--seed", "5", "--starts", "2"]) == 0
+    told = capsys.readouterr()
+    assert "3 components explain" in told.out and "converged" in told.out and "nb.load(" in told.out
+    assert "inner products of the rows; at most" in told.out, "the plan is told before it starts"
+    found, expected = nb.load(tmp_path / "my.npeff"), nb.NPEFF(3, n_init=2, random_state=5).fit(shared)
+    np.testing.assert_array_equal(found.components_, expected.components_)
+    assert list(pd.read_csv(tmp_path / "my.csv")["component"]) == [0, 1, 2]
+
+
+def test_fit_is_shared_by_several_processes(shared, tmp_path):
+    """As torchrun starts them; all examples have their coefficients in the end."""
+    shared.save(tmp_path / "my.pefs")
+    asked = ["fit", str(tmp_path / "my.pefs"), "--components", "3", "--starts", "1", "--quiet", "--output", str(tmp_path / "two")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "npeff_nb"]
+    done = subprocess.run([*launcher, *asked], capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 components explain") == 1
+    found, expected = nb.load(tmp_path / "two"), nb.NPEFF(3, n_init=1, random_state=0).fit(shared)
+    np.testing.assert_allclose(found.components_, expected.components_, atol=1e-5)  # sums in another order
+    np.testing.assert_allclose(found.coefficients_, expected.coefficients_, atol=1e-5)
+    assert len(found.examples) == len(shared)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--components", "1000"], "n_components=1000 is more than these Fishers can carry"),
+        (["--tol", "-1"], "tol=-1.0: it must be a finite number that is not negative"),
+        (["--solver", "multiplicative", "--components", "2", "--device", "nowhere"], "device='nowhere' cannot be used here"),
+    ],
+)
+def test_fit_says_in_one_line_what_is_wrong(more, words, shared, tmp_path, capsys):
+    shared.save(tmp_path / "my.pefs")
+    assert cli.main(["fit", str(tmp_path / "my.pefs"), "--output", str(tmp_path / "out"), "--quiet", *more]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("npeff-nb: ") and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_fit_wants_fishers(fitted_once, tmp_path, capsys):
+    fitted_once.save(tmp_path / "it.npeff")
+    assert cli.main(["fit", str(tmp_path / "it.npeff"), "--output", str(tmp_path / "out")]) == 1
+    assert "holds no Fishers: give the folder that npeff-nb extract wrote" in capsys.readouterr().err

@@ -35,7 +35,8 @@ class Plan:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.why}; at most {self.peak_bytes / 2**30:.2g} GB of memory beside the Fishers"
+        size = f"{self.peak_bytes / 2**30:.2g} GB" if self.peak_bytes > 2**30 / 10 else f"{self.peak_bytes / 2**20:.2g} MB"
+        return f"{self.why}; at most {size} of memory beside the Fishers"
 
 
 def plan(n: int, k: int, d: int, r: int, solver: str, reduction: str | float, batch: int) -> Plan:
