@@ -19,6 +19,8 @@ EXAMPLES_AT_ONCE = 2048
 """On a CPU: a block of coefficients stays in the cache for all its sweeps."""
 DROPPED = 20
 """Components that an example may drop before coordinate descent looks at it again."""
+SOLVED_AT_ONCE = 2**22
+"""Entries of the r × r systems that are solved together: 32 MB."""
 COMPONENTS_AT_ONCE = 32
 """Within a block of components single coordinates move; the block meets the others in one matrix product."""
 
@@ -91,7 +93,7 @@ def _solve_on_support(W: Tensor, B: Tensor, G: Tensor) -> None:
     """
     r = W.shape[1]
     eye = torch.eye(r, dtype=G.dtype, device=G.device)
-    step = max(1, 2**22 // (r * r))  # so many r × r systems are solved together: 32 MB
+    step = max(1, SOLVED_AT_ONCE // (r * r))
     for at in range(0, len(W), step):
         w, b = W[at : at + step], B[at : at + step]
         going = torch.arange(len(w), device=W.device)

@@ -56,7 +56,8 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     reduction : coordinates in which most iterations of ``"hals"`` run: ``"auto"``, ``"none"``, ``"gram"`` (inner products of the rows), or a share of
         energy that a basis has to carry.  The last iterations are over the rows themselves whatever it is; :meth:`plan` says what ``"auto"`` does.
     tol : a start ends when an iteration lowers its loss by less than this share.
-    max_iter : iterations of a start at most; passes through the data for ``"minibatch"``.
+    max_iter : iterations of a start at most; passes through the data for ``"minibatch"``.  The paper's two solvers know neither this nor ``tol``:
+        they run as many ``iterations`` as ``solver_options`` says.
     device : where to compute, such as ``"cuda"``; by default the processor.
     shards : under ``torch.distributed``, what each process's ``X`` is: ``"rows"`` (other examples) or ``"columns"`` (other features) of the same
         Fishers; None when each process works by itself.
@@ -74,7 +75,8 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     explained_variance_ : 1 − reconstruction_err_ / Σ_i ‖F̂_i‖²_F, in [0, 1].
     component_shares_ : (r,) each component's part of the explained energy; sums to ``explained_variance_``.
     example_explained_ : (n,) share of each unit-norm Fisher that its components explain.
-    n_iter_, losses_, converged_ : iterations of the kept start, the loss after each (last: with exact coefficients), whether ``tol`` ended it.
+    n_iter_, losses_, converged_ : iterations of the kept start, the loss after each (last: with exact coefficients), whether ``tol`` ended it.  Of
+        ``"minibatch"``, not iterations but the looks at a sample that saw its loss fall.
     restart_losses_ : final loss of every start.
     plan_ : how the fit went about it (:meth:`plan`); None after loading.
     examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an
@@ -151,7 +153,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         fitted = copy.copy(self)
         fitted._fit(X, sample_weight)
-        self.__dict__ = vars(fitted)
+        self.__dict__ = fitted.__dict__
         return self
 
     def _fit(self, X: Any, sample_weight: Any) -> None:
@@ -166,7 +168,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             raise ValueError("all Fishers are zero: there is nothing to decompose")
         if self.n_components > carried:
             raise ValueError(
-                f"n_components={self.n_components} is more than these Fishers can carry: {n} examples have {carried} non-zero factor rows; "
+                f"n_components={self.n_components} is more than these Fishers can carry: {rows.n_all} examples have {carried} non-zero factor rows; "
                 f"choose n_components from 1 to {carried}"
             )
         plan = self._plan(n, k, d)
@@ -174,11 +176,11 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         rng = _generator(self.random_state)
         with _Teller(self.verbose, plan, total) as tell:
             result = find_components(
-                rows, self.n_components, total, plan, rng, solver=self.solver, options=self.solver_options or {}, start=self._start(rows, d),
+                rows, self.n_components, total, plan, rng, solver=self.solver, options=self.solver_options or {}, start=self._start(rows),
                 n_init=self.n_init, energy=None if isinstance(self.reduction, str) else self.reduction, tol=self.tol, max_iter=self.max_iter,
                 tell=tell,
             )  # fmt: skip
-        self._finish(found, rows, total, result.H, result.P)
+        self._finish(found, rows, total, *_of_unit_norm(rows, result.H))
         # HALS ends with exact coefficients; of the others the last loss is the one of their last step.
         losses = result.losses if self.solver == "hals" else [*result.losses, self.reconstruction_err_]
         self._record(plan, losses, result.converged, result.restart_losses)
@@ -389,7 +391,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def __copy__(self) -> Self:
         found = object.__new__(type(self))
-        vars(found).update(vars(self))
+        found.__dict__.update(self.__dict__)
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -483,7 +485,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         from npeff_nb.decomposition.given import as_array
 
         if reset:
-            vars(self).pop("feature_names_in_", None)
+            self.__dict__.pop("feature_names_in_", None)
         if isinstance(X, PEFs) or _rank(X) > 2:
             return X
         X = as_array(X) if hasattr(X, "detach") else X
@@ -525,15 +527,17 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         reduction = self.reduction if self.shards is None and isinstance(self.init, str) else "none"
         return plan(n, k, d, self.n_components, self.solver, reduction, (self.solver_options or {}).get("batch", BATCH))
 
-    def _start(self, rows: Rows, d: int) -> Tensor | None:
+    def _start(self, rows: Rows) -> Tensor | None:
         import torch
+
+        from npeff_nb.decomposition.multiplicative import features
 
         if isinstance(self.init, str):
             return None
-        start = np.asarray(self.init, dtype=np.float64)
+        start, d = np.asarray(self.init, dtype=np.float64), features(rows)
         if start.shape != (self.n_components, d) or not np.isfinite(start).all():
             raise ValueError(f"init has shape {start.shape}; expected finite components ({self.n_components}, {d})")
-        return torch.from_numpy(start).to(rows.device)
+        return rows.part(torch.from_numpy(start).to(rows.device))
 
     def _check_settings(self) -> None:
         for name, smallest in (("n_components", 1), ("n_init", 1), ("max_iter", 1)):
@@ -566,6 +570,17 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 f"solver_options has {', '.join(map(repr, unknown))}, which solver={self.solver!r} does not know; it takes "
                 + (", ".join(f"{name}={default!r}" for name, default in allowed.items()) or "none")
             )
+
+
+def _of_unit_norm(rows: Rows, H: Tensor) -> tuple[Tensor, Tensor]:
+    """Components as they are reported and their projections, counted anew: what solvers carry along drifts, weights on like rows cancel."""
+    P = rows.project(H)
+    lengths = rows.inner(H, H, P).diagonal().sqrt()
+    if bool((lengths == 0).any()):  # nothing was left for them to explain, so that any direction does
+        H = H.clone()
+        H[lengths == 0] = rows.leading(rows.largest(rows.energies, 1)[0][0])
+        return _of_unit_norm(rows, H)
+    return H / lengths[:, None], P / lengths
 
 
 def _turned(W: np.ndarray, P: np.ndarray, X: PEFs) -> np.ndarray:

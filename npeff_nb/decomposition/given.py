@@ -66,6 +66,7 @@ def given(X: Any, weights: Any = None, device: Any = None) -> Given:
             lengths[i], found[i] = rows.square().sum(1), (rows @ rows.T).norm().sqrt() * height
         sizes[part] = found.cpu().numpy()
         carried += int((lengths > 0).sum())
+    del A  # a copy of all rows, where there are few
     # Norms of the full Fishers, where they are known: the features may have missed a part.
     whole = sizes if pefs is None else np.sqrt(pefs.norms.astype(np.float64))
     present = whole > 0
@@ -114,7 +115,7 @@ def _padded(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def _weights(weights: Any, n: int) -> np.ndarray:
-    found = np.array(weights, dtype=np.float64)
+    found = as_array(weights).astype(np.float64)
     if found.shape != (n,):
         raise ValueError(f"sample_weight has shape {found.shape}; expected one number for each of the {n} examples")
     if not np.isfinite(found).all() or (found < 0).any() or not found.any():

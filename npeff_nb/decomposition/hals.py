@@ -13,6 +13,8 @@ from npeff_nb.decomposition.rows import Rows
 
 DEAD = 1e-12
 """A component whose coefficients sum to less than this share of all is dead."""
+SHRUNK = 0.1
+"""Projections follow their components, P + tQ, until one has shrunk by so much: the rounding in them grows as it shrinks."""
 
 
 def hals(
@@ -44,7 +46,8 @@ def hals(
     P : (n, k, r) projections on the start, where they are known.
     on_iteration : called with (iteration, loss).
     """
-    H, P, S = _unit(rows, H, rows.project(H) if P is None else P, frozen)
+    H, P, S, _ = _unit(rows, H, rows.project(H) if P is None else P, frozen)
+    shrunk = torch.ones(len(H), dtype=H.dtype, device=H.device)
     W = sweep(torch.zeros_like(P[:, 0]) if W is None else W.clone(), P.square().sum(1), S.square(), 10)
     now = loss_of_products(rows, W, P, S, total)
     losses, converged = [now], False
@@ -52,13 +55,17 @@ def hals(
         H, P, S, W = _revive(rows, W, H, P, S, frozen)
         D = stationary(rows, W, P, S) - H if not frozen else _towards(rows, W, H, P, S, frozen)
         # A component without users has no target: it waits for _revive where it is.
-        D[_use(rows, W) == 0] = 0
+        D[_dead(rows, W)] = 0
         Q = rows.project(D)
         C, E = rows.inner(H, D, Q), rows.inner(D, D, Q)
         t = line_minimum(rows, W, P, Q, S, C + C.T, E)
-        new_H, new_P, new_S = _unit(rows, H + t * D, P + t * Q, frozen)
+        new_H, new_P, new_S, norms = _unit(rows, H + t * D, P + t * Q, frozen)
+        shrunk = (shrunk * norms).clamp_max(1)
+        if float(shrunk.min()) < SHRUNK:
+            new_P = rows.project(new_H)
+            new_S, shrunk = rows.inner(new_H, new_H, new_P), torch.ones_like(shrunk)
         # Unit components keep their coefficients' meaning: W_j h_jh_jᵀ is the same as before the step.
-        new_W = sweep(W * (S + t * (C + C.T) + t * t * E).diagonal(), new_P.square().sum(1), new_S.square())
+        new_W = sweep(W * norms.square(), new_P.square().sum(1), new_S.square())
         before, after = now, loss_of_products(rows, new_W, new_P, new_S, total)
         if after <= before:
             H, P, S, W, now = new_H, new_P, new_S, new_W, after
@@ -84,32 +91,45 @@ def _towards(rows: Rows, W: Tensor, H: Tensor, P: Tensor, S: Tensor, frozen: int
     return D
 
 
-def _use(rows: Rows, W: Tensor) -> Tensor:
-    """Σ_i ω_i W_i, (r,): examples that do not count use nothing."""
-    return rows.total(rows.weights @ W)
+def _dead(rows: Rows, W: Tensor) -> Tensor:
+    """(r,) which components no example uses; examples that do not count use nothing."""
+    use = rows.total(rows.weights @ W)
+    return use <= DEAD * use.sum()
 
 
-def _unit(rows: Rows, H: Tensor, P: Tensor, frozen: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit directions, their projections and inner products: S keeps a diagonal of ones and no direction drowns another."""
+def _unit(rows: Rows, H: Tensor, P: Tensor, frozen: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Unit directions, their projections and inner products, and former norms: S keeps a diagonal of ones and no direction drowns another."""
     S = rows.inner(H, H, P)
     norms = S.diagonal().clamp_min(torch.finfo(S.dtype).tiny).sqrt()
     norms[:frozen] = 1  # but for rounding they are: dividing by it would change their last bits
-    return H / norms[:, None], P / norms, S / (norms[:, None] * norms)
+    return H / norms[:, None], P / norms, S / (norms[:, None] * norms), norms
 
 
 def _revive(rows: Rows, W: Tensor, H: Tensor, P: Tensor, S: Tensor, frozen: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gives a component without users the leading direction of the example that is explained worst; the loss stays as it is (W_j = 0)."""
-    sums = _use(rows, W)
-    dead = [j for j in (sums <= DEAD * sums.sum()).nonzero().flatten().tolist() if j >= frozen]
+    """Gives a component without users what is left of the example that is explained worst; the loss stays as it is (W_j = 0)."""
+    dead = [j for j in _dead(rows, W).nonzero().flatten().tolist() if j >= frozen]
     if not dead:
         return H, P, S, W
     residual = rows.energies - 2 * (W * P.square().sum(1)).sum(1) + ((W @ S.square()) * W).sum(1)
-    H, W = H.clone(), W.clone()
+    old, H, W = H, H.clone(), W.clone()
     for j, (at, left) in zip(dead, rows.largest(torch.where(rows.weights > 0, residual, 0.0), len(dead)), strict=False):
         if left <= 1e-9:
             break
         W[:, j] = 0
-        H[j] = rows.leading(at)[0]
-    H, P, S = _unit(rows, H, rows.project(H), frozen)
+        H[j] = _left(rows, at, old, P, S)
+    H, P, S, _ = _unit(rows, H, rows.project(H), frozen)
     # One exact pass, so that a revived component has users before H moves.
     return H, P, S, sweep(W, P.square().sum(1), S.square(), 1)
+
+
+def _left(rows: Rows, at: int, H: Tensor, P: Tensor, S: Tensor) -> Tensor:
+    """The direction (·,) among sums of its rows along which most of an example's Fisher is unexplained: its leading one may be a component already."""
+    own = rows.example(at)
+    values, vectors = torch.linalg.eigh(rows.inner(own, own, rows.project(own)))
+    real = values > 1e-12 * values[-1]
+    values, basis = values[real], vectors[:, real].T / values[real].sqrt()[:, None]  # orthonormal directions, as weights on its rows
+    along = rows.inner(own, H, P)
+    W = sweep(torch.zeros_like(along[:1]), along.square().sum(0, keepdim=True), S.square(), 10)
+    along = basis @ along
+    residual = values.diag() - (W * along) @ along.T
+    return torch.linalg.eigh(residual).eigenvectors[:, -1] @ basis @ own

@@ -53,6 +53,10 @@ def minibatch(
     max_iter : passes through the data at most.
     on_iteration : called with (batches, loss) at each look; losses are of the sample, scaled to all examples.
     """
+    if isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1:
+        raise ValueError(f"batch={batch!r}: it must be a whole number of examples from 1 up")
+    if not 0 <= memory < 1:
+        raise ValueError(f"memory={memory!r}: it must be at least 0 and below 1")
     n = rows.n
     batch = min(batch, n)
     kept = memory ** (batch / n)
@@ -80,7 +84,7 @@ def minibatch(
         V = V + pace * (moment / batch - V)
         T = T + pace * (some.gather(weighted[:, None] * P) / batch - T)
         D = torch.linalg.pinv(V * S, hermitian=True, rtol=1e-12) @ T - H
-        used = V.diagonal() > 0
+        used = V.diagonal() > 1e-12 * V.diagonal().max()  # with less, the inverse above has no target for it
         D[~used] = 0
         t = _step(V, T, S, H, D, float((weighted * some.project(D).square().sum(1)).sum()) / batch)
         H = H + t * D

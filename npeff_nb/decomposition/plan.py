@@ -6,14 +6,16 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from npeff_nb.decomposition.rows import CONVERTED_UP_TO, PART
+from npeff_nb.decomposition import rows
+from npeff_nb.decomposition.coefficients import SOLVED_AT_ONCE
+from npeff_nb.decomposition.starts import START_EXAMPLES
 
 Form = Literal["rows", "basis", "gram", "mini-batch"]
 SMALLEST_BASIS = 64
 WORTH_A_BASIS = 16
 """Fewer coordinates are sought when there are more than this many times as many features: finding them costs a few iterations over all."""
-HELD_OF_EACH = 10
-"""Arrays (n, k, r) and (n, r) that exist at the same time at the fullest moment of an iteration, temporary ones included."""
+HELD_OF_EACH = 6
+"""Arrays (n, k, r), and as many (n, r), that exist at the same time at the fullest moment of a fit: temporary ones and the best start's included."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Plan:
     form : ``"rows"``, over the rows as they are; ``"basis"``, first in fewer coordinates, then over the rows; ``"gram"``, over the rows' inner
         products; ``"mini-batch"``, some examples at a time.
     size : coordinates in which most iterations run; examples for ``"mini-batch"``.
-    peak_bytes : memory beyond what the Fishers themselves take, at most.
+    peak_bytes : memory beyond what the Fishers themselves take, at most; with a share of energy, if ``size`` coordinates carry it.
     why : the reason in words.
     """
 
@@ -55,20 +57,22 @@ def plan(n: int, k: int, d: int, r: int, solver: str, reduction: str | float, ba
         form = "basis"
     elif solver == "hals" and reduction == "auto" and d > WORTH_A_BASIS * N:
         form = "gram"
-    held = 8 * N * d if 8 * N * d <= CONVERTED_UP_TO else PART
-    # Every fit ends with exact coefficients of all examples and projections of all rows.
-    iterate = HELD_OF_EACH // 2 * 8 * (N + n) * r
-    shared = 8 * (6 * r * d + 8 * r * r)
+    held = 8 * N * d <= rows.CONVERTED_UP_TO
+    part = 8 * min(N * d, max(rows.PART // 4, k * d))  # of float32 rows, in float64
+    # A sample is copied, and once more when it is held.
+    sample = 12 * min(n, START_EXAMPLES) * k * d
+    # Every fit ends with exact coefficients of all examples, for which systems of equations are copied and factored, and projections of all rows.
+    peak = HELD_OF_EACH * 8 * (N + n) * r + 3 * 8 * max(r * r, min(n * r * r, SOLVED_AT_ONCE)) + 8 * (6 * r * d + 8 * r * r)
+    peak += 8 * N * d if held else part
     if form == "mini-batch":
-        peak = held + 8 * 2 * batch * k * d + 3 * 8 * (N + n) * r + shared
-        return Plan(form, batch, peak, f"{batch:,} of {n:,} examples at a time")
+        return Plan(form, batch, peak + sample + 2 * 12 * batch * k * d, f"{batch:,} of {n:,} examples at a time")
     if form == "gram":
-        return Plan(form, N, held + 8 * 2 * N * N + iterate + shared + 8 * N * r * 6, f"over the {N:,} × {N:,} inner products of the rows")
+        return Plan(form, N, peak + 8 * (N * N + 6 * N * r) + 2 * part, f"over the {N:,} × {N:,} inner products of the rows")
     if form == "basis":
-        peak = held + 8 * (4 * basis * d + 3 * N * basis) + iterate + shared
+        peak += 8 * (4 * basis * d + 4 * N * basis)
         said = f"{basis} of {d:,} coordinates" if isinstance(reduction, str) else f"coordinates with {reduction:g} of the energy, from {basis} up,"
         return Plan(form, basis, peak, f"first in {said}, then over the rows")
-    return Plan(form, d, held + iterate + shared, f"over the rows as they are, {N:,} × {d:,}")
+    return Plan(form, d, peak + (0 if held else sample), f"over the rows as they are, {N:,} × {d:,}")
 
 
 def physical_memory() -> int | None:

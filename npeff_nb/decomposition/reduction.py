@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from npeff_nb.decomposition.objective import total_energy
-from npeff_nb.decomposition.rows import Rows, Stored
+from npeff_nb.decomposition.rows import Stored
 
 PASSES = 1
 """Power iterations of the range finder: each is two more products with the rows, and sharpens the leading directions."""
@@ -41,15 +41,15 @@ class Reduced:
     gap: float
 
 
-def reduce(rows: Rows, size: int, rng: np.random.Generator, energy: float | None = None) -> Reduced:
+def reduce(rows: Stored, size: int, rng: np.random.Generator, energy: float | None = None) -> Reduced:
     """A randomised range finder (Halko, Martinsson and Tropp 2011): Gaussian sums of rows, then power iterations.
 
     Parameters
     ----------
-    size : directions q; no more than there are rows.
+    size : directions q; no more than there are rows or features.
     energy : with a share in (0, 1], ``size`` is doubled until ``kept`` reaches it, and then cut to the directions that are needed.
     """
-    everything = rows.n * rows.k
+    everything = min(rows.n * rows.k, rows.d)
     total = total_energy(rows)
     while True:
         size = min(size, everything)
@@ -59,7 +59,7 @@ def reduce(rows: Rows, size: int, rng: np.random.Generator, energy: float | None
         size *= 2
 
 
-def _range(rows: Rows, size: int, rng: np.random.Generator, total: float) -> Reduced:
+def _range(rows: Stored, size: int, rng: np.random.Generator, total: float) -> Reduced:
     weights = rows.weights[:, None, None]
     drawn = torch.from_numpy(rng.standard_normal((rows.n, rows.k, size))).to(rows.device)
     basis = _orthonormal(rows.gather(drawn.mul_(weights.sqrt())))
@@ -69,7 +69,7 @@ def _range(rows: Rows, size: int, rng: np.random.Generator, total: float) -> Red
     return _reduced(rows, basis, total)
 
 
-def _reduced(rows: Rows, basis: Tensor, total: float) -> Reduced:
+def _reduced(rows: Stored, basis: Tensor, total: float) -> Reduced:
     inside = Stored(rows.project(basis), weights=rows.weights, device=rows.device)
     carried = total_energy(inside)
     return Reduced(inside, basis, carried / total if total else 1.0, max(0.0, total - carried))
@@ -85,7 +85,7 @@ def _orthonormal(directions: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, basis, upper=False)
 
 
-def _cut(rows: Rows, found: Reduced, energy: float, total: float) -> Reduced:
+def _cut(rows: Stored, found: Reduced, energy: float, total: float) -> Reduced:
     Z = found.rows.rows.flatten(0, 1)
     weights = rows.weights.repeat_interleave(rows.k)
     vectors = torch.linalg.eigh(Z.T @ (weights[:, None] * Z)).eigenvectors.flip(1).T  # leading directions first

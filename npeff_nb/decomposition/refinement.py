@@ -101,7 +101,7 @@ def applied(npeff: F, X: Any) -> F:
     """The same components, bit for bit and in their order, with other Fishers' coefficients: what tables and pictures of new examples are made from."""
     check_is_fitted(npeff, "components_")
     found = _again(npeff, X)
-    result = clone(npeff).set_params(n_components=len(npeff.components_), shards=None)
+    result = clone(npeff).set_params(shards=None)
     H = torch.from_numpy(npeff.components_).to(found.rows.device)
     result._finish(found, found.rows, found.total, H, frozen=len(H), order=lambda share: np.arange(len(share)))
     result._record(None, [result.reconstruction_err_], npeff.converged_, [result.reconstruction_err_])
@@ -130,7 +130,7 @@ def _changed(npeff: F, X: Any, kept: np.ndarray, start: Starts, n_init: int, ord
         hals(rows, torch.cat([H[kept], start(rows, W)]), found.total, tol=npeff.tol, max_iter=npeff.max_iter, frozen=len(kept)) for _ in range(n_init)
     ]
     best = min(tried, key=lambda s: s.losses[-1])
-    result = clone(npeff).set_params(n_components=len(best.H))
+    result = clone(npeff).set_params(n_components=len(best.H), init="k-means++")
     place = result._finish(found, rows, found.total, best.H, best.P, frozen=len(kept), order=order)
     result._record(None, best.losses, best.converged, [s.losses[-1] for s in tried])
     # Names that a person gave stay with the components that are still there.

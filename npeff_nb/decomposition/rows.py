@@ -24,6 +24,10 @@ CONVERTED_UP_TO = 2**30
 PART = 2**28
 """Bytes that are looked at together when rows are read by parts: enough for sums over parts to cost nothing beside the products."""
 
+RIDGE = 1e-14
+"""What the diagonal of a Gram matrix gets, as a share of its trace.  Weights on rows that depend on each other may add up to nothing; along these,
+where a Gram matrix has only its rounding, a line search would go anywhere."""
+
 
 class Rows(ABC):
     """The rows of unit-norm Fishers F̂_i = A_iᵀA_i, i < n.
@@ -78,11 +82,26 @@ class Rows(ABC):
         """(n,) ⟨F̂_i, F̂_at⟩ of every example with one."""
         return self.project(self.example(at)).square().sum((1, 2))
 
+    # Processes that share the work overrule what follows (:mod:`npeff_nb.decomposition.shards`); alone, everything is here.
+
+    @property
+    def n_all(self) -> int:
+        """Examples in all."""
+        return self.n
+
     def whole(self, H: Tensor) -> Tensor:
-        """Directions with all their coordinates; alone, they are all here."""
+        """Directions with all their coordinates, (r, d), from those here."""
         return H
 
-    # Sums over all examples, wherever they are; alone, they are all here.
+    def part(self, H: Tensor) -> Tensor:
+        """Of directions with all their coordinates, (r, d), those here."""
+        return H
+
+    def share(self, x: Tensor) -> Tensor:
+        """Of numbers for all examples, (n_all, ·), those of the examples here."""
+        return x
+
+    # Sums over all examples.
 
     def total(self, x: Tensor) -> Tensor:
         """``x``, a sum over the examples here, summed over all."""
@@ -208,6 +227,7 @@ class Gram(Rows):
             slab = rows.rows[..., at : at + step].to(rows.device, torch.float64) * rows.scales[:, None, None]
             slab = slab.reshape(N, -1)
             K.addmm_(slab, slab.T)
+        K.diagonal().add_(RIDGE * K.trace())
         return cls(K, rows.k, rows.weights)
 
     def project(self, H: Tensor) -> Tensor:

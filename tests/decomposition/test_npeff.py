@@ -83,7 +83,9 @@ def test_equal_seeds_give_equal_results(rows):
 def test_the_best_start_is_kept(rows):
     npeff = NPEFF(3, n_init=5, random_state=0).fit(rows)
     assert len(npeff.restart_losses_) == 5
-    assert npeff.reconstruction_err_ == min(npeff.restart_losses_) == npeff.losses_[-1]
+    assert npeff.reconstruction_err_ == npeff.losses_[-1]
+    # The loss is counted again from the components alone, with coefficients that are exact to 1e-6: its square is left of the loss.
+    assert npeff.reconstruction_err_ == pytest.approx(min(npeff.restart_losses_), rel=1e-9)
     assert npeff.n_iter_ == len(npeff.losses_) - 2
 
 
@@ -146,7 +148,7 @@ def test_inverse_transform_and_back(fitted):
     np.testing.assert_allclose(again * norms[:, None], W, atol=1e-5)
 
 
-@pytest.mark.parametrize("W", [np.ones((2, 4)), np.ones(3), np.array([[0.1, -0.1, 0.2]])])
+@pytest.mark.parametrize("W", [np.ones((2, 4)), np.ones(3), np.array([[0.1, -0.1, 0.2]]), np.full((2, 3), np.nan)])
 def test_inverse_transform_refuses_what_is_no_coefficients(W, fitted):
     with pytest.raises(ValueError, match=r"expected \(n, 3\) without negative values"):
         fitted.inverse_transform(W)
@@ -202,9 +204,37 @@ def test_explained_variance_lies_between_zero_and_one(noise, r):
         ),
         ({"n_init": 0}, "n_init=0"),
         ({"max_iter": 0}, "max_iter=0"),
-        ({"tol": -1e-3}, "tol=-0.001: it must not be negative"),
-        ({"tol": float("nan")}, "tol=nan"),
-        ({"solver": "newton"}, "solver='newton' is not known; choose one of 'hals'"),
+        ({"n_components": "two"}, "n_components='two': it must be a whole number"),
+        ({"max_iter": None}, "max_iter=None: it must be a whole number"),
+        ({"tol": -1e-3}, "tol=-0.001: it must be a finite number that is not negative"),
+        ({"tol": float("nan")}, "tol=nan: it must be a finite number"),
+        ({"tol": float("inf")}, "tol=inf: it must be a finite number"),
+        ({"tol": "small"}, "tol='small': it must be a finite number"),
+        ({"solver": "newton"}, "solver='newton' is not known; choose one of 'hals', 'multiplicative', 'stiefel', 'minibatch'"),
+        ({"solver": ["hals"]}, r"solver=\['hals'\] is not known"),
+        ({"solver_options": {"batch": 8}}, "solver_options has 'batch', which solver='hals' does not know; it takes none"),
+        (
+            {"solver": "minibatch", "solver_options": {"size": 8}},
+            r"solver_options has 'size', which solver='minibatch' does not know; it takes batch=1024",
+        ),
+        ({"solver": "stiefel", "solver_options": {"tol": 0, "W": 1}}, "solver_options has 'W', 'tol', which solver='stiefel' does not know"),
+        ({"solver_options": "batch"}, "solver_options='batch': give a dict of keyword arguments, or None"),
+        ({"reduction": "basis"}, "reduction='basis': choose 'auto', 'none', 'gram', or a share of energy above 0, at most 1"),
+        ({"reduction": 0.0}, r"reduction=0\.0: choose"),
+        ({"reduction": 1.5}, r"reduction=1\.5: choose"),
+        ({"reduction": None}, "reduction=None: choose"),
+        ({"reduction": True}, "reduction=True: choose"),
+        ({"init": "random"}, r"init='random': choose 'k-means\+\+', or give components \(n_components, d\)"),
+        ({"init": np.ones((2, 4))}, r"init has shape \(2, 4\); expected finite components \(2, 10\)"),
+        ({"init": np.ones((3, 10))}, r"init has shape \(3, 10\); expected finite components \(2, 10\)"),
+        ({"init": np.full((2, 10), np.nan)}, "expected finite components"),
+        ({"init": None}, r"init has shape \(\)"),
+        ({"init": np.ones((2, 10)), "solver": "stiefel"}, r"solver='stiefel' draws its own start: leave init='k-means\+\+'"),
+        ({"init": np.ones((2, 10)), "solver": "multiplicative"}, "solver='multiplicative' draws its own start"),
+        ({"shards": "both"}, "shards='both': choose None, 'rows' or 'columns'"),
+        ({"shards": "rows", "solver": "minibatch"}, "solver='minibatch' works in one process: give shards=None, or another solver"),
+        ({"device": "abacus"}, r"device='abacus' cannot be used here \(.+\); device=None is the processor"),
+        ({"solver": "stiefel", "n_components": 11}, "r=11 orthonormal components in d=10 features: choose r from 1 to 10"),
     ],
 )
 def test_settings_are_checked_at_fit(settings, words, rows):
@@ -214,7 +244,10 @@ def test_settings_are_checked_at_fit(settings, words, rows):
 
 def test_settings_are_stored_untouched_and_cloned():
     npeff = NPEFF(5, n_init=2, tol=1e-3, max_iter=9, random_state=3)
-    assert npeff.get_params() == {"n_components": 5, "solver": "hals", "n_init": 2, "tol": 1e-3, "max_iter": 9, "random_state": 3}
+    assert npeff.get_params() == {
+        "n_components": 5, "solver": "hals", "solver_options": None, "init": "k-means++", "n_init": 2, "reduction": "auto", "tol": 1e-3,
+        "max_iter": 9, "device": None, "shards": None, "verbose": False, "random_state": 3,
+    }  # fmt: skip
     assert clone(npeff).get_params() == npeff.get_params()
     assert npeff.set_params(n_components=0).n_components == 0  # sklearn: checked when it is used
 
@@ -225,9 +258,25 @@ def test_settings_are_stored_untouched_and_cloned():
         (np.full((3, 4), np.nan), "the factor rows of example 0 are not finite"),
         (np.where(np.arange(12).reshape(3, 4) == 7, np.inf, 1.0), r"example 1 are not finite \(NaN or infinity\): drop such examples first"),
         (np.zeros((3, 4)), "all Fishers are zero: there is nothing to decompose"),
-        (np.ones(4), r"X has shape \(4,\); expected PEFs, factor rows \(n, k, d\) or one row an example \(n, d\)"),
-        (np.ones((2, 3, 4, 5)), r"X has shape \(2, 3, 4, 5\)"),
-        (np.ones((0, 4)), r"X has shape \(0, 4\).*none of them empty"),
+        (np.zeros((2, 3, 4)), "all Fishers are zero"),
+        # One and two dimensions are scikit-learn's, and so are the words.
+        (np.ones(4), "Expected 2D array, got 1D array instead"),
+        (np.float64(3), "Expected 2D array, got scalar array instead"),
+        (np.ones((0, 4)), r"Found array with 0 sample\(s\) \(shape=\(0, 4\)\) while a minimum of 1 is required by NPEFF"),
+        (np.ones((4, 0)), r"Found array with 0 feature\(s\)"),
+        (np.ones((3, 4)) * 1j, "Complex data not supported"),
+        (["who", "what"], "could not convert string to float: 'who'"),
+        (np.array([["a", "b"]]), "could not convert string to float"),
+        (
+            np.ones((2, 3, 4, 5)),
+            r"X has shape \(2, 3, 4, 5\); expected PEFs, factor rows \(n, k, d\), a list of rows \(k_i, d\), or one row an example \(n, d\), none of",
+        ),
+        (np.ones((2, 0, 4)), r"X has shape \(2, 0, 4\); .*none of them empty"),
+        (np.ones((0, 2, 4)), r"X has shape \(0, 2, 4\)"),
+        (np.ones((3, 2, 4)) * 1j, "X has complex numbers; factor rows are real"),
+        (np.array([[["a", "b"]]]), "could not convert string to float"),
+        ([np.ones((2, 3)), np.ones((1, 4))], "X is a list of rows with 3, 4 features; all must have the same"),
+        ([np.ones((2, 3)), np.ones(3)], r"X is a list with the shapes \(2, 3\), \(3,\); expected PEFs"),
     ],
 )
 def test_arrays_that_are_no_fishers(X, words):
@@ -235,11 +284,79 @@ def test_arrays_that_are_no_fishers(X, words):
         NPEFF(1, n_init=1).fit(X)
 
 
+def test_infinite_rows_of_pefs_name_the_example(rows):
+    bad = np.where(np.arange(40)[:, None, None] == 7, np.inf, rows)
+    with pytest.raises(ValueError, match=r"the factor rows of example 7 are not finite"):
+        NPEFF(1, n_init=1).fit(pefs_of(bad, np.ones(40)))
+
+
+def test_fishers_without_examples_are_refused(rows):
+    with pytest.raises(ValueError, match=r"X has shape \(0, 3, 10\); .*none of them empty"):
+        NPEFF(1, n_init=1).fit(pefs_of(rows)[[]])
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (np.ones(39), r"sample_weight has shape \(39,\); expected one number for each of the 40 examples"),
+        (np.ones((40, 1)), r"sample_weight has shape \(40, 1\)"),
+        (2.0, r"sample_weight has shape \(\)"),
+        (np.where(np.arange(40) == 3, -1.0, 1.0), "sample_weight must be finite, not negative, and not zero throughout"),
+        (np.zeros(40), "not zero throughout"),
+        (np.full(40, np.nan), "must be finite"),
+        (["one"] * 40, "could not convert string to float"),
+    ],
+)
+def test_weights_that_are_none(weights, words, rows):
+    with pytest.raises(ValueError, match=words):
+        NPEFF(2, n_init=1).fit(rows, sample_weight=weights)
+
+
+def test_weights_that_leave_nothing(rows):
+    A = rows.copy()
+    A[:5] = 0
+    with pytest.raises(ValueError, match="sample_weight is zero for all Fishers that are not: there is nothing to decompose"):
+        NPEFF(2, n_init=1).fit(A, sample_weight=np.arange(40) < 5)
+
+
 def test_transform_asks_for_the_same_features(fitted, rows):
-    with pytest.raises(ValueError, match="X has 4 features, but this NPEFF was fitted on 10"):
+    with pytest.raises(ValueError, match="X has 4 features, but NPEFF is expecting 10 features as input"):
         fitted.transform(rows[:, :, :4])
+    with pytest.raises(ValueError, match="X has 4 features, but NPEFF is expecting 10 features as input"):
+        fitted.score(rows[:, 0, :4])
+    np.testing.assert_array_equal(fitted.transform(rows[:, :1]), fitted.transform(rows[:, 0]))  # any number of rows will do
     with pytest.raises(ValueError, match="example 2 are not finite"):
         fitted.transform(np.where(np.arange(40)[:, None, None] == 2, np.nan, rows))
+
+
+def test_transform_asks_for_the_same_parameters(rows):
+    """Named both ways round: what the Fishers lack, and what they have beside."""
+
+    def over(*names: str) -> PEFs:
+        pefs = pefs_of(rows)
+        d = rows.shape[2] // len(names)
+        pefs.parameters = pd.concat([pefs.parameters.assign(name=name, numel=d, shape=[(1, d)]) for name in names], ignore_index=True)
+        pefs.feature_map = FeatureMap("dense", list(names), [(1, d)] * len(names))
+        return pefs
+
+    npeff = NPEFF(2, n_init=1, random_state=0).fit(over("a", "b"))
+    for ask in (npeff.transform, npeff.score):
+        with pytest.raises(ValueError, match=r"over 1 parameters and this NPEFF was fitted on 2; only one of them has a: extract them with nb\."):
+            ask(over("b"))
+    with pytest.raises(ValueError, match=r"over 5 parameters and this NPEFF was fitted on 2; only one of them has a, b, c and others: .*like=npeff"):
+        npeff.transform(over("c", "d", "e", "f", "g"))
+
+
+def test_fishers_of_another_model_are_transformed_with_a_warning_that_names_what_differs(npeff, tokenizer):
+    later = tiny.bert()
+    with torch.no_grad():
+        later.bert.pooler.dense.weight[0, 0] += 1
+    pefs = extract_fishers(later, tokenizer, tiny.TEXTS, features="dense", progress=False)
+    words = r"^this is not the model that the Fishers fitted on were taken from: bert\.pooler\.dense\.weight has other values$"
+    for ask in (npeff.transform, npeff.score):
+        with pytest.warns(UserWarning, match=words) as said:
+            ask(pefs)
+        assert said[0].filename == __file__  # the line to look at is the caller's
 
 
 def test_transform_asks_for_the_same_scales(npeff, bert, tokenizer):
@@ -252,6 +369,13 @@ def test_transform_asks_for_the_same_scales(npeff, bert, tokenizer):
 
 CALLS = {
     "transform": lambda n, path: n.transform(np.ones((2, 3))),
+    "score": lambda n, path: n.score(np.ones((2, 3))),
+    "example_table": lambda n, path: n.example_table(),
+    "dead_components_": lambda n, path: n.dead_components_,
+    "get_feature_names_out": lambda n, path: n.get_feature_names_out(),
+    "expand": lambda n, path: n.expand(np.ones((2, 3)), 1),
+    "merge": lambda n, path: n.merge([0, 1], np.ones((2, 3))),
+    "split": lambda n, path: n.split(0, np.ones((2, 3))),
     "inverse_transform": lambda n, path: n.inverse_transform(np.ones((2, 3))),
     "check_component": lambda n, path: n.check_component(0),
     "top_examples": lambda n, path: n.top_examples(0),
