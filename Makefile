@@ -38,6 +38,7 @@ lint: $(VENV)/ready-for-tests ## formatting, lint and types
 	$(BIN)/mypy
 
 bench: $(VENV)/ready-for-tests ## speed as ratios in one run, written to benchmarks/results.json
+	$(PIP) install --no-deps torchnmf==0.3.5
 	$(BIN)/python benchmarks/run.py
 
 clean: ## remove what was made here: environment, demo output, caches
