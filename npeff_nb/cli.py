@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--components", type=_positive, default=None, metavar="R", help="components to find (default: 32)")
     demo.add_argument("--seed", type=int, default=0, help="of the sample and the starts (default: 0)")
     demo.add_argument("--cache", type=Path, default=None, metavar="DIR", help="keep the Fishers here for the next run")
+    demo.add_argument("--check", action="store_true", help=CHECK)
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     demo.set_defaults(run=_demo)
     _extract_arguments(commands)
@@ -94,11 +95,13 @@ def _fit_arguments(commands: Any) -> None:
     say("--max-iter", type=_positive, default=500, metavar="N", help="iterations of a start at most (default: 500)")
     say("--device", metavar="DEVICE", help="where to compute (default: the processor)")
     say("--seed", type=int, default=0, help="of the starts (default: 0)")
+    say("--check", action="store_true", help=CHECK)
     say("--table", type=Path, metavar="FILE", help="also a CSV file with one row a component")
     say("--quiet", action="store_true", help="no plan and no progress")
     fit.set_defaults(run=_fit)
 
 
+CHECK = "also say how surely components come back with five other seeds, and what chance explains"
 SOLVERS = ("hals", "minibatch", "multiplicative", "stiefel")
 FEATURES = ("auto", "dense", "reduced", "sketch", "topk", "gram")
 TASKS = ("sequence-classes", "multi-label", "token-classes", "image-classes", "next-token", "every-token", "masked-token", "label-words")
@@ -118,6 +121,7 @@ def _demo(asked: argparse.Namespace) -> int:
         random_state=asked.seed,
         progress=not asked.quiet,
         cache=asked.cache,
+        check=asked.check,
         tell=lambda line: print(f"… {line}", flush=True),
     )
     _print_table(asked.output / "components.csv")
@@ -131,6 +135,7 @@ def _demo(asked: argparse.Namespace) -> int:
         f"beyond chance (p < {fine['chance_level']}).\n"
         f"Turned down by {edit['strength']:g}, a component changes its own examples {ratio:.1f} times as much as others "
         f"(median KL ratio; a random direction: {control:.3f}).\n"
+        f"{_said_of(summary) if asked.check else ''}"
         f"\nOpen   {asked.output / 'report.html'}   (any browser, offline)\nTable  {asked.output / 'components.csv'}"
     )
     return 0
@@ -209,8 +214,28 @@ def _fit(asked: argparse.Namespace) -> int:
     )
     if len(npeff.dead_components_):
         print(f"no example uses components {', '.join(map(str, npeff.dead_components_))}: ask for fewer")
+    if asked.check:
+        from npeff_nb.decomposition.checks import checks
+
+        print(
+            _said_of({"explained_variance": npeff.explained_variance_} | checks(npeff, pefs, random_state=asked.seed + 1, progress=not asked.quiet))
+        )
     print(f"\nOpen   nb.load({str(asked.output)!r})")
     return 0
+
+
+def _said_of(found: dict[str, Any]) -> str:
+    """The checks in words."""
+    stability, duplicates = found["stability"], found["near_duplicates"]
+    lines = [
+        f"With {stability['seeds']} other seeds {stability['components_that_come_back']} of {len(stability['of_each'])} components come back "
+        f"(agreement of 0.8 or more; median {stability['median']:.2f}).",
+        f"Of the same Fishers, each rotated at random, as many components explain {found['explained_by_chance']:.1%} "
+        f"(of the real ones {found['explained_variance']:.1%}).",
+    ]
+    if duplicates:
+        lines.append(f"Nearly the same direction: {', '.join(f'{a} and {b}' for a, b in duplicates)}.")
+    return "\n".join(lines) + "\n"
 
 
 def _model(transformers: Any, name: str, dtype: Any) -> Any:

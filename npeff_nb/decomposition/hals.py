@@ -123,7 +123,7 @@ def _revive(rows: Rows, W: Tensor, H: Tensor, P: Tensor, S: Tensor, frozen: int)
 
 
 def _left(rows: Rows, at: int, H: Tensor, P: Tensor, S: Tensor) -> Tensor:
-    """The direction (·,) among sums of its rows along which most of an example's Fisher is unexplained: its leading one may be a component already."""
+    """The direction (·,) among sums of its rows along which most of an example's Fisher is unexplained; its leading one may be a component."""
     own = rows.example(at)
     values, vectors = torch.linalg.eigh(rows.inner(own, own, rows.project(own)))
     real = values > 1e-12 * values[-1]

@@ -14,7 +14,7 @@ Form = Literal["rows", "basis", "gram", "mini-batch"]
 SMALLEST_BASIS = 64
 WORTH_A_BASIS = 16
 """Fewer coordinates are sought when there are more than this many times as many features: finding them costs a few iterations over all."""
-HELD_OF_EACH = 6
+HELD_OF_EACH = 7
 """Arrays (n, k, r), and as many (n, r), that exist at the same time at the fullest moment of a fit: temporary ones and the best start's included."""
 
 
@@ -70,7 +70,7 @@ def plan(n: int, k: int, d: int, r: int, solver: str, reduction: str | float, ba
         return Plan(form, N, peak + 8 * (N * N + 6 * N * r) + 2 * part, f"over the {N:,} × {N:,} inner products of the rows")
     if form == "basis":
         peak += 8 * (4 * basis * d + 4 * N * basis)
-        said = f"{basis} of {d:,} coordinates" if isinstance(reduction, str) else f"coordinates with {reduction:g} of the energy, from {basis} up,"
+        said = f"{basis} of {d:,} coordinates" if isinstance(reduction, str) else f"coordinates with {reduction:g} of the energy, from {basis} up"
         return Plan(form, basis, peak, f"first in {said}, then over the rows")
     return Plan(form, d, peak + (0 if held else sample), f"over the rows as they are, {N:,} × {d:,}")
 

@@ -74,9 +74,8 @@ class Rows(ABC):
 
     def leading(self, at: int) -> Tensor:
         """(1, ·) the unit direction that carries most of one example's Fisher."""
-        rows = self.example(at)
-        values, vectors = torch.linalg.eigh(self.inner(rows, rows, self.project(rows)))
-        return (vectors[:, -1:].T @ rows) / values[-1].clamp_min(torch.finfo(values.dtype).tiny).sqrt()
+        own = self.example(at)
+        return leading(own, self.inner(own, own, self.project(own)))
 
     def overlap(self, at: int) -> Tensor:
         """(n,) ⟨F̂_i, F̂_at⟩ of every example with one."""
@@ -251,6 +250,12 @@ class Gram(Rows):
     def _energies(self) -> Tensor:
         blocks = self.K.view(self.n, self.k, self.n, self.k).diagonal(dim1=0, dim2=2)
         return blocks.square().sum((0, 1))
+
+
+def leading(rows: Tensor, gram: Tensor) -> Tensor:
+    """(1, ·) the unit direction that carries most of the Fisher of ``rows`` (k, ·), whose inner products are ``gram`` (k, k)."""
+    values, vectors = torch.linalg.eigh(gram)
+    return (vectors[:, -1:].T @ rows) / values[-1].clamp_min(torch.finfo(values.dtype).tiny).sqrt()
 
 
 def _as_tensor(rows: np.ndarray) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from npeff_nb.decomposition.objective import line_minimum, stationary
-from npeff_nb.decomposition.rows import Rows
+from npeff_nb.decomposition.rows import Rows, leading
 
 LOOSENED = 10
 """Steps of :func:`loosened`.  On planted Fishers of two components each, starts that lead to the best loss rise from none to two in three."""
@@ -29,10 +29,11 @@ def kmeans_pp(rows: Rows, r: int, rng: np.random.Generator, nearest: Tensor | No
         if float(rows.total(mass.sum())) == 0:  # more components than there are different Fishers
             mass = rows.weights * norms
         at = rows.draw(mass, rng)
-        chosen.append(rows.leading(at))
         own = rows.example(at)
-        energy = rows.inner(own, own, rows.project(own)).square().sum()
-        nearest = torch.minimum(nearest, norms - 2 * rows.overlap(at) + energy)
+        P = rows.project(own)
+        S = rows.inner(own, own, P)
+        chosen.append(leading(own, S))
+        nearest = torch.minimum(nearest, norms - 2 * P.square().sum((1, 2)) + S.square().sum())
     return torch.cat(chosen)
 
 

@@ -33,6 +33,7 @@ def run_demo(
     random_state: int = 0,
     progress: bool = True,
     cache: str | os.PathLike | None = None,
+    check: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Extracts, decomposes, profiles and writes ``report.html``, ``components.csv``, ``decomposition.npeff/`` and ``summary.json`` into ``output``.
@@ -42,6 +43,7 @@ def run_demo(
     Parameters
     ----------
     cache : a folder that keeps the Fishers, so that the lesson (or a second run) finds them; by default they are not kept.
+    check : also fit with five other seeds and to Fishers rotated at random, to say how surely components come back and what chance explains.
     tell : called with a line before each stage.
 
     Returns
@@ -79,7 +81,13 @@ def run_demo(
         _files.write_text(output / "components.csv", table.to_csv(index=False))
         write_page(npeff, output / "report.html", component=_first_to_show(npeff))
 
-    summary = summarise(npeff, table, demo.facts | {"split": examples["split"].value_counts().to_dict()}, seconds)
+    checked: dict[str, Any] = {}
+    if check:
+        from npeff_nb.decomposition.checks import checks
+
+        with stage("check", "fitting again with other seeds, and to Fishers rotated at random"):
+            checked = checks(npeff, fishers, random_state=random_state + 1, progress=progress)
+    summary = checked | summarise(npeff, table, demo.facts | {"split": examples["split"].value_counts().to_dict()}, seconds)
     _files.write_text(output / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
-from npeff_nb.fisher.layers import Use, Whole, rule_for
+from npeff_nb.fisher.layers import Use, Uses, Whole, nonzero_rows, rule_for
 
 
 class UnsupportedModule(NotImplementedError):
@@ -210,12 +211,16 @@ class Tape:
 
     def _formula_hook(self, names: dict[str, str]) -> Callable[[nn.Module, tuple, dict, Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple, named: dict, output: Tensor) -> Tensor:
-            given = (inputs[0] if inputs else named["input"]).detach()
+            x = inputs[0] if inputs else named["input"]
+            given = x.detach()
             if self._seeing is not None:
                 self._seeing[self._key(module)] = [given.shape], [output.shape]
                 return output
             version = given._version
             (per_given,), (per_out,) = self._per_example(module, [given], [output])
+            weight = _weight(module, given, output)
+            if weight is not None and output.requires_grad:
+                output = _Linear.apply(x, output.detach(), weight)
             output, per_out = self._for_each(module, names, output, per_out)
             if per_given == 0 and self._n > 1:
                 given, per_given = given.expand(self._n, *given.shape[1:]), 1
@@ -260,7 +265,7 @@ class Tape:
 
     # ---------------------------------------------------------------------------------------------------------------- gradients
 
-    def gradients(self, logits: Tensor, cotangents: Tensor) -> Iterator[tuple[str, list[Use]]]:
+    def gradients(self, logits: Tensor, cotangents: Tensor) -> Iterator[tuple[str, Uses]]:
         """One backward a row over the recorded pass, then parameter by parameter the gradients of Σ_i ⟨cotangents[i, k], logits_i⟩.
 
         Parameters
@@ -296,35 +301,38 @@ class Tape:
         for call, _ in waiting:
             for name in call.names.values():
                 left[name] = left.get(name, 0) + 1
-        by_name: dict[str, list[Use]] = {}
+        by_name: dict[str, Uses] = {}
         # From the last layer down, as the backward went; a parameter leaves as soon as its last use is known, so that memory shrinks as it goes.
         while waiting:
             call, kept = waiting.pop()
             # Else the output was computed and then not used, or there was nothing of this example in it.
             if any(rows_of[0] is not None and rows_of[0].numel() for rows_of in kept):
-                for own, use in self._uses(call, kept).items():
-                    by_name.setdefault(call.names[own], []).append(use)
-            kept.clear()
+                held = sum(g.numel() for rows_of in kept for g in rows_of if g is not None)
+                for own, of_some in self._uses(call, kept).items():
+                    by_name.setdefault(call.names[own], Uses(self._n)).add(of_some, held)
             for name in call.names.values():
                 left[name] -= 1
                 if not left[name] and name in by_name:
                     yield name, by_name.pop(name)
 
-    def _uses(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Use]:
-        n = self._n
-        if call.rebuild is None:
-            of_rows = [_by_example(g, n, call.rows_out[0]) for g in kept[0] if g is not None]
-            # (n, K, …, out) by name, but the K rows of a position beside each other in memory: what follows mixes positions for all rows at once.
-            channels_last = not isinstance(call.module, nn.Conv2d)
-            b = torch.stack(of_rows, -2).movedim(-2, 1) if channels_last else torch.stack(of_rows, 1)
-            given = _by_example(call.given[0], n, call.per_example[0])
-            rule = rule_for(call.module)
-            assert rule is not None, "only modules with a formula are recorded without their arguments"
-            sides = rule(call.module, _wide(given), _wide(b))
-            return {own: sides[own]() for own in call.names}
-        return self._again(call, kept)
+    def _uses(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Callable[[slice], Use]]:
+        """By the module's own name of a parameter: what forms its use in some of the examples."""
+        if call.rebuild is not None:
+            return {own: whole.take for own, whole in self._again(call, kept).items()}
+        of_rows = [_by_example(g, self._n, call.rows_out[0]) for g in kept[0] if g is not None]
+        given = _by_example(call.given[0], self._n, call.per_example[0])
+        rule = rule_for(call.module)
+        assert rule is not None, "only modules with a formula are recorded without their arguments"
 
-    def _again(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Use]:
+        def use(own: str, some: slice) -> Use:
+            rows = [g[some] for g in of_rows]
+            # (n, K, …, out) by name, but the K rows of a position beside each other in memory: what follows mixes positions for all rows at once.
+            b = torch.stack(rows, 1) if isinstance(call.module, nn.Conv2d) else torch.stack(rows, -2).movedim(-2, 1)
+            return rule(call.module, _wide(given[some]), _wide(b))[own]()
+
+        return {own: partial(use, own) for own in call.names}
+
+    def _again(self, call: _Call, kept: list[list[Tensor | None]]) -> dict[str, Whole]:
         """Gradients of a module without a formula: the module is run again for every example, seen through its parameters."""
         n, module = self._n, call.module
         parameters = {own: module.get_parameter(own).detach() for own in call.names}
@@ -404,6 +412,42 @@ def _open(output: Tensor) -> tuple[Any, Tensor]:
     # Nothing below takes part: the graph begins here.
     leaf = output.detach().requires_grad_()
     return leaf, leaf.clone()
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer's way back that leaves out the positions without gradient: of a last layer, where one token is read, nearly all."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, output: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        ctx.mark_dirty(output)  # else it would be a view, which the model could not change in place
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        # One column tells at once that there is gradient nearly everywhere.
+        if 2 * int(flat[:, 0].count_nonzero()) < len(flat):
+            felt = nonzero_rows(flat).nonzero()[:, 0]
+            if 2 * len(felt) < len(flat):
+                found = flat.new_zeros(len(flat), ctx.weight.shape[1]).index_copy_(0, felt, flat[felt] @ ctx.weight)
+                return found.view(*gradient.shape[:-1], -1), None, None
+        return gradient @ ctx.weight, None, None
+
+
+def _weight(module: nn.Module, given: Tensor, output: Tensor) -> Tensor | None:
+    """(out, in) where a module's output is input · Wᵀ + b and nothing else, in one precision; None where another hook or class may have a say.
+
+    None also on an accelerator: it would wait longer to hear where there is gradient than it saves.
+    """
+    alone = len(module._forward_hooks) == 1 and not module._forward_pre_hooks and "forward" not in vars(module)
+    weight = getattr(module, "weight", None)
+    if not alone or not given.is_cpu or weight is None or not given.dtype == output.dtype == weight.dtype:
+        return None
+    kind = type(module)
+    if kind is nn.Linear:
+        return weight
+    return weight.T if kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils" else None
 
 
 def _by_example(tensor: Tensor, n: int, per: int) -> Tensor:

@@ -11,7 +11,7 @@ than writing it out; a layer without a formula gives the gradient itself (:class
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,21 @@ class Outer:
         """The gradients times a number."""
         return self if factor == 1 else Outer(self.left, self.right * factor, self.rows)
 
+    def thinned(self) -> Outer:
+        """The same gradients without the positions that add nothing, where these are most: of a last layer, often one token is read."""
+        n, k, _, _ = self.shape
+        t = self.right.shape[2]
+        for side in (self.left, self.right):
+            # One column tells at once that there is something nearly everywhere; an accelerator would wait longer for the answer than it saves.
+            if side.is_floating_point() and side.shape[1] == k and side.is_cpu and 2 * int(side[..., 0].count_nonzero()) < n * k * t:
+                felt = nonzero_rows(side).any(1)
+                most = max(1, int(felt.sum(1).max()))
+                if 2 * most < t:
+                    at = felt.byte().argsort(dim=1, descending=True, stable=True)[:, None, :most, None]
+                    left, right = (_at_positions(x, at) for x in (self.left, self.right))
+                    return Outer(left, right, self.rows)
+        return self
+
     def padded(self, k: int) -> Outer:
         """With zero rows up to k."""
         missing = k - self.shape[1]
@@ -147,6 +162,10 @@ class Whole:
         """The gradients times a number."""
         return self if factor == 1 else Whole(self.gradient * factor)
 
+    def thinned(self) -> Whole:
+        """Nothing is known about positions."""
+        return self
+
     def padded(self, k: int) -> Whole:
         """With zero rows up to k."""
         missing = k - self.gradient.shape[1]
@@ -174,6 +193,37 @@ class Whole:
 
 Use = Outer | Whole
 
+CACHED = 2**19
+"""Numbers that still lie in a processor's cache when they are read again (2 MB): from 1 to 4 MB it makes little difference."""
+
+
+class Uses(Sequence[Use]):
+    """The uses of one parameter by a batch of n examples, formed when they are asked for: of all examples, or of a few after the other.
+
+    Joining the rows of a whole batch costs as much as all that is asked of them, where memory is slow; few stay in the processor's cache.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n, self._made, self._numbers = n, list[Callable[[slice], Use]](), 0
+
+    def add(self, of_some: Callable[[slice], Use], numbers: int) -> None:
+        """One more use, by what forms it for some of the examples, and how many numbers it holds."""
+        self._made.append(of_some)
+        self._numbers += numbers
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._made[at](slice(None))
+
+    def parts(self) -> Iterator[tuple[slice, list[Use]]]:
+        """Which examples, and their uses."""
+        step = max(1, CACHED * self._n // max(1, self._numbers))
+        for at in range(0, self._n, step):
+            some = slice(at, at + step)
+            yield some, [of_some(some) for of_some in self._made]
+
 
 def _beside(side: Tensor, onto: Tensor | None = None) -> Tensor:
     """One side (n, K, T, w), projected if so asked, with the rows side by side: (n, T, K·w), so that one product per example serves all rows.
@@ -184,6 +234,18 @@ def _beside(side: Tensor, onto: Tensor | None = None) -> Tensor:
     if onto is None:
         return by_position.flatten(2)
     return (by_position.reshape(-1, side.shape[-1]) @ onto.T).view(*by_position.shape[:2], -1)
+
+
+def nonzero_rows(x: Tensor) -> Tensor:
+    """Whether there is anything but zeros along the last axis (nan is something)."""
+    return x.amax(-1).ne(0) | x.amin(-1).ne(0)
+
+
+def _at_positions(side: Tensor, at: Tensor) -> Tensor:
+    """Some positions (n, 1, most, 1) of one side, (n, K or 1, T, w) or (n, 1, T)."""
+    if side.ndim == 3:
+        return side.gather(2, at[..., 0])
+    return side.gather(2, at.expand(-1, side.shape[1], -1, side.shape[3]))
 
 
 def _same_rows(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +265,7 @@ def small_grams(uses: list[Use], memo: dict | None = None) -> Tensor:
 
     ⟨Σ_t l_kt r_tᵀ, Σ_s l_ls r_sᵀ⟩ = Σ_t l_kt · Σ_s (r_t·r_s) l_ls where the right side is shared by the rows (a linear layer's input is): with few
     positions this costs far less than the gradient itself; with many the gradients are formed, whichever is cheaper.  ``memo`` remembers
-    the last r_t·r_s from one call to the next: query, key and value read the same input.
+    the last input's r_t·r_s from one call to the next: query, key and value read the same input.
     """
     thin = [use for use in uses if isinstance(use, Outer)]
     if len(thin) < len(uses):
@@ -230,11 +292,13 @@ def _gram(use: Outer, memo: dict) -> Tensor:
             length = once.square().sum((2, 3))[:, :, None]
             return length * _of_rows(own)
         key = (once.data_ptr(), once.shape, once.stride())
-        if memo.get("key") != key:
+        if key not in memo:
+            if once.untyped_storage().data_ptr() != memo.get("tensor"):
+                memo.clear()
             seen = once[:, 0]
             # The side is held as well: its place in memory stays its own as long as it is remembered.
-            memo.update(key=key, of=once, shared=seen @ seen.transpose(1, 2))
-        shared = memo["shared"]  # (n, T, T)
+            memo |= {"tensor": once.untyped_storage().data_ptr(), key: (seen @ seen.transpose(1, 2), once)}
+        shared, _ = memo[key]  # (n, T, T)
     beside = _beside(own)
     mixed = (shared @ beside).view(n * t, own.shape[1], -1)
     # Position by position and then summed: both stay as they lie in memory.

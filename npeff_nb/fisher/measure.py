@@ -84,25 +84,28 @@ class Measure:
             memo: dict = {}
             for name, uses in found.gradients:
                 at = self.places[name]
-                uses = [use.scaled(self.scales[at]) for use in uses]
                 seen[at] = 1
-                if self.exact:
-                    gram = small_grams(uses, memo).double()
-                    grams += gram
-                    traces[at] = gram.diagonal(dim1=1, dim2=2).sum(-1)
-                if self.landmarks is not None:
-                    if name in self.landmarks.uses:
-                        features += self.landmarks.products(name, uses)
-                elif topk:
+                for some, few in uses.parts():
+                    few = [use.scaled(self.scales[at]).thinned() for use in few]
+                    if self.exact:
+                        gram = small_grams(few, memo).double()
+                        grams[some] += gram
+                        traces[at, some] = gram.diagonal(dim1=1, dim2=2).sum(-1)
+                    if self.landmarks is None and not topk:
+                        seen_as = fm.of_parameter(name, few).float()
+                        features[some, :, fm.slot(name)] = seen_as
+                        if not self.exact:
+                            traces[at, some] = torch.linalg.vecdot(seen_as, seen_as).sum(-1)
+                if self.landmarks is None and not topk and not self.diagonal and not self.diagonal_entries:
+                    continue
+                whole = [use.scaled(self.scales[at]) for use in uses]
+                if self.landmarks is not None and name in self.landmarks.uses:
+                    features += self.landmarks.products(name, whole)
+                if topk:
                     # Also the rows that are zero for this whole batch: every example keeps equally many entries.
-                    entries.add(_written([use.padded(self.k) for use in uses]), int(self.starts[at]), self.size)
-                else:
-                    seen_as = fm.of_parameter(name, uses).float()
-                    features[:, :, fm.slot(name)] = seen_as
-                    if not self.exact:
-                        traces[at] = torch.linalg.vecdot(seen_as, seen_as).sum(-1)
+                    entries.add(_written([use.padded(self.k) for use in whole]), int(self.starts[at]), self.size)
                 if self.diagonal or self.diagonal_entries:
-                    of_each = _written(uses).square().sum(1)  # (b, numel)
+                    of_each = _written(whole).square().sum(1)  # (b, numel)
                     if self.diagonal:
                         diagonal[self.starts[at] : self.starts[at + 1]] += of_each.double().sum(0).cpu().numpy()
                     if self.diagonal_entries:
@@ -151,7 +154,7 @@ class Measure:
             # A sketch is right on average; each example's own Frobenius norm is known exactly, so it is put right.
             sketched = (features @ features.transpose(1, 2)).double().square().sum((1, 2)).sqrt().cpu().numpy()
             right = np.sqrt(np.divide(norms, sketched, out=np.zeros_like(sketched), where=sketched > 0))
-            features = features * torch.from_numpy(right).to(features)[:, None, None]
+            features *= torch.from_numpy(right).to(features)[:, None, None]
         if topk:
             each |= entries.rows(self.size, self.k, bad)
         else:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from npeff_nb.fisher.batches import Batches, to_device
 from npeff_nb.fisher.factors import Recipe
 from npeff_nb.fisher.gradients import Tape
-from npeff_nb.fisher.layers import Use
+from npeff_nb.fisher.layers import Uses
 from npeff_nb.fisher.outputs import Output
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
@@ -50,7 +50,7 @@ class Pass:
     retained: np.ndarray  # (b,) share of the trace over the logits that the kept classes carry
     rows: int  # K, zero rows left out at the end
     bad: np.ndarray  # (b,) whether the logits are not finite
-    gradients: Iterator[tuple[str, list[Use]]]
+    gradients: Iterator[tuple[str, Uses]]
 
 
 class Subject:

@@ -14,7 +14,7 @@ from npeff_nb.decomposition.hals import hals
 from npeff_nb.decomposition.objective import Solution, total_energy
 from npeff_nb.decomposition.reduction import reduce
 from npeff_nb.decomposition.rows import Gram, Rows, Stored
-from npeff_nb.decomposition.starts import kmeans_pp
+from npeff_nb.decomposition.starts import kmeans_pp, loosened, uniform_coefficients
 
 
 def start(rows: Rows, r: int, seed: int = 0) -> torch.Tensor:
@@ -88,6 +88,31 @@ def test_gram_and_rows_start_alike():
     gram = Gram.of(rows)
     H, theta = start(rows, 5, 3), start(gram, 5, 3)
     np.testing.assert_allclose(np.abs(np.sum(H.numpy() * features_of(gram, A, theta), 1)), 1, atol=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loosened_starts_fit_random_coefficients_better(weighted):
+    """Each step goes to the minimum along a line: the more of them, the lower the loss of the coefficients that were drawn."""
+    A = problem("random", 2)
+    rows = Stored(A, weights=weights_of(14) if weighted else None)
+    H = start(rows, 3)
+    W = uniform_coefficients(rows, 3, np.random.default_rng(5))
+    assert W.shape == (14, 3)
+    assert ((W > 0) & (W <= 1)).all()
+    losses = [weighted_loss(A, W, loosened(rows, H, np.random.default_rng(5), steps), rows.weights) for steps in (0, 1, 2, 5, 10, 300)]
+    assert (np.diff(losses) <= 1e-12 * 14).all()  # rounding of sums of unit norms
+    assert losses[-1] < losses[0]
+    _, in_H, scale = gradients(A, W, loosened(rows, H, np.random.default_rng(5), 300), rows.weights.numpy())
+    assert in_H.norm() < 1e-4 * scale
+
+
+def test_loosened_starts_are_the_same_in_gram_form():
+    A = problem("random", 2)
+    rows = Stored(A)
+    gram = Gram.of(rows)
+    H, theta = (loosened(x, start(x, 3), np.random.default_rng(5)) for x in (rows, gram))
+    # Signs of directions are those of eigenvectors.
+    np.testing.assert_allclose(np.abs(features_of(gram, A, theta)), H.abs().numpy(), atol=1e-8)
 
 
 # ------------------------------------------------------------------------------------------------------------------- the loss
@@ -211,7 +236,7 @@ def test_weights_are_repetitions_of_examples(name, monkeypatch):
     # Rounding of 1e-16 grows from iteration to iteration, by a factor of a few.
     np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-9)
     np.testing.assert_allclose(ours, theirs, atol=1e-7)
-    np.testing.assert_allclose(np.repeat(found.W, weights, 0), expected.W, atol=1e-5)
+    np.testing.assert_allclose(np.repeat(found.W.numpy(), weights, 0), expected.W, atol=1e-5)
 
 
 def test_scales_are_as_good_as_scaled_rows():

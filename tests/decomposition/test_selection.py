@@ -16,9 +16,11 @@ from sklearn.exceptions import NotFittedError
 
 import npeff_nb as nb
 from npeff_nb._progress import Cancelled
+from npeff_nb.decomposition import components_count
 from npeff_nb.decomposition.components_count import standard_error, suggest
 from npeff_nb.decomposition.held_out import splits
 from npeff_nb.decomposition.matching import correlations, pairs
+from npeff_nb.decomposition.null import _shrunk
 from npeff_nb.fisher.features import FeatureMap
 
 QUICK = {"tol": 1e-3, "progress": False}
@@ -116,6 +118,18 @@ def test_average_null_keeps_the_average_fisher():
     assert missed("spectra") > 0.3
 
 
+def test_cloud_is_shrunk_by_what_is_not_known():
+    """Ledoit and Wolf's share with every matrix written out."""
+    A = unit(isotropic(0, n=30, d=6) @ np.diag([3.0, 2, 1, 1, 1, 1]))
+    fishers = np.array([twins.fisher(a) for a in A])
+    energies = np.linalg.eigvalsh(fishers.mean(0))
+    share = (np.linalg.norm(fishers - fishers.mean(0), axis=(1, 2)) ** 2).mean() / 30 / ((energies - energies.mean()) ** 2).sum()
+    assert 0.01 < share < 0.9
+    found = _shrunk(torch.from_numpy(energies), float((np.linalg.norm(fishers, axis=(1, 2)) ** 2).mean()), 30).numpy()
+    np.testing.assert_allclose(found, (1 - share) * energies + share * energies.mean(), rtol=1e-12)
+    assert np.ptp(_shrunk(torch.from_numpy(energies), 1.0, 1).numpy()) < 1e-12  # one example tells nothing of an average
+
+
 def test_uniform_null_is_uniform():
     """Every direction of R_i has the distribution of a coordinate of a unit vector: E x² = 1/d, E x⁴ = 3/(d(d + 2))."""
     null = nb.null_fishers(np.tile(np.diag([3.0, 1.0])[:, [0, 1, 1, 1]] * [1, 1, 0, 0], (20_000, 1, 1)), keep="spectra", random_state=0)
@@ -150,14 +164,14 @@ def test_null_is_seeded():
 @pytest.mark.parametrize("factors", [1, 2])
 def test_chance_is_far_below_structure_and_about_the_truth_for_noise(factors):
     """A cloud of 8 wide axes has much in common by itself; a ball has nothing.  The components of noise are themselves the work of chance."""
-    noise = isotropic(0, k=factors)
+    noise = isotropic(0, n=1000, k=factors)
     for A, keep, low, high in (
         (planted(0, factors)[0], "average", 0.2, 0.75), (planted(0, factors)[0], "spectra", 0.0, 0.15),
-        (noise, "average", 0.75, 1.33), (noise, "spectra", 0.75, 1.33),
+        (noise, "average", 0.8, 1.25), (noise, "spectra", 0.8, 1.25),
     ):  # fmt: skip
-        real = nb.choose_n_components(A, [8], repeats=1, **QUICK).table.iloc[0]
-        chance = nb.explained_by_chance(A, 8, keep=keep, **QUICK)
-        assert list(chance.columns) == ["draw", "training", "held_out"] and len(chance) == 1
+        real = nb.choose_n_components(A, [8], repeats=2, n_init=1, **QUICK).table.iloc[0]
+        chance = nb.explained_by_chance(A, 8, keep=keep, draws=2, n_init=1, **QUICK)
+        assert list(chance.columns) == ["draw", "training", "held_out"] and len(chance) == 2
         for column in ("training", "held_out"):
             assert low <= chance[column].mean() / real[column] <= high, (keep, column)
 
@@ -188,10 +202,11 @@ def test_planted_number_is_suggested(seed, factors):
     assert 6 <= found.suggested <= 12, found.table
 
 
-def test_noise_has_no_number():
-    found = nb.choose_n_components(isotropic(0), (2, 4, 8), repeats=1, **QUICK)
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_has_no_number(seed):
+    found = nb.choose_n_components(isotropic(seed), (2, 4, 8), random_state=seed, **QUICK)
     assert found.suggested == 2
-    assert "no number of components explains held-out Fishers better than chance" in found.why
+    assert "no number of components explains held-out Fishers clearly better than chance" in found.why
 
 
 @pytest.mark.parametrize(
@@ -204,20 +219,22 @@ def test_noise_has_no_number():
         ([0.10, 0.20, 0.30, 0.40, 0.50, 0.60], [0.01, 0.02, 0.03, 0.04, 0.05, 0.06], 64, "still rises at the last candidate and has no elbow"),
         ([0.06, 0.11, 0.17, 0.23, 0.28, 0.32], [0.03, 0.05, 0.06, 0.08, 0.10, 0.13], 64, "32 components explain 28.0 % .* 64 32.0 % .13.0 % by"),
         ([0.01, 0.02, 0.03, 0.05, 0.10, 0.40], [0.0] * 6, 64, "These Fishers name no number of their own: try more"),
-        ([0.01, 0.02, 0.03, 0.04, 0.05, 0.06], [0.02, 0.03, 0.04, 0.05, 0.06, 0.07], 2, "no number of components explains held-out Fishers better"),
-        ([0.0] * 6, [0.0] * 6, 2, "no number of components explains held-out Fishers better"),
+        ([0.01, 0.02, 0.03, 0.04, 0.05, 0.06], [0.02, 0.03, 0.04, 0.05, 0.06, 0.07], 2, "no number of components explains held-out Fishers clearly"),
+        ([0.0] * 6, [0.0] * 6, 2, "no number of components explains held-out Fishers clearly"),
     ],
 )  # fmt: skip
-def test_rule(held_out, chance, suggested, words):
-    found, why = suggest(np.array([2, 4, 8, 16, 32, 64]), np.array(held_out), np.array(chance))
+@pytest.mark.parametrize("error", [np.nan, 0.001])
+def test_rule(held_out, chance, suggested, words, error):
+    found, why = suggest(np.array([2, 4, 8, 16, 32, 64]), np.array(held_out), np.array(chance), np.full(6, error))
     assert found == suggested
     assert re.search(words, why), why
 
 
 def test_rule_with_one_candidate():
-    assert suggest(np.array([5]), np.array([0.5]), np.array([0.1])) == (
-        5, "it is the only candidate, and explains 40.0 % more of held-out Fishers than it would by chance",
-    )  # fmt: skip
+    one = np.array([5]), np.array([0.5]), np.array([0.1])
+    words = "it is the only candidate, and explains 40.0 % more of held-out Fishers than it would by chance"
+    assert suggest(*one, np.array([0.05])) == (5, words)
+    assert "clearly better than chance (5: 50.0 %, 10.0 % by chance)" in suggest(*one, np.array([0.15]))[1]
 
 
 def test_result_is_a_table_with_a_reason_and_a_figure():
@@ -230,6 +247,7 @@ def test_result_is_a_table_with_a_reason_and_a_figure():
     assert [trace.name for trace in figure.data] == ["examples fitted on", "held out", "held out, by chance"]
     np.testing.assert_allclose(figure.data[1].y, 100 * found.table["held_out"])
     assert figure.data[1].error_y.visible and not figure.data[2].error_y.visible
+    assert figure.layout.annotations[0].x == np.log10(found.suggested)  # plotly's way on a log axis
     assert figure.layout.xaxis.title.text == "number of components" and figure.layout.xaxis.type == "log"
 
 
@@ -253,6 +271,19 @@ def test_standard_error_is_that_of_splits_that_overlap():
     expected = [np.sqrt((1 / 3 + 2 / 8) * np.mean([0.04, 0.01, 0.09]) * 3 / 2), 0]
     np.testing.assert_allclose(standard_error(values, every), expected, atol=1e-15)
     assert np.isnan(standard_error(values[:1], every[:1])).all()
+
+
+def test_held_out_examples_are_not_those_that_plain_seeds_draw(monkeypatch):
+    """With the same seed, extraction fits coordinates to the first examples of a permutation."""
+    seen = []
+
+    def recording(*arguments):
+        seen.extend(splits(*arguments))
+        return seen
+
+    monkeypatch.setattr(components_count, "splits", recording)
+    nb.choose_n_components(isotropic(0, n=100), [2], repeats=1, random_state=0, **QUICK)
+    assert len(set(seen[0][1]) & set(np.random.default_rng(0).permutation(100)[:20])) < 12
 
 
 def test_splits_hold_out_whole_groups():
@@ -300,8 +331,10 @@ def test_choice_refuses(settings, words):
 
 
 def test_unknown_settings_are_named():
-    with pytest.raises(TypeError, match=r"folds: no such setting of NPEFF; it has .*max_iter"):
+    with pytest.raises(TypeError, match=r"folds: no such setting of these fits; they take .*max_iter"):
         nb.choose_n_components(isotropic(0, n=20), (2, 4), folds=5)
+    with pytest.raises(TypeError, match=r"n_components: no such setting of these fits"):
+        nb.stability(isotropic(0, n=20), nb.NPEFF(2).fit(isotropic(0, n=20)), n_components=3)
 
 
 def test_default_candidates_are_those_that_fit():
@@ -422,6 +455,7 @@ def test_stability_of_a_fitted_decomposition(fitted):
     found = nb.stability(A, npeff, seeds=2, bootstraps=1, **QUICK)
     assert found.reference is npeff
     assert list(found.table.columns) == ["component", "stability", "lowest", "direction", "coefficients", "share", "dead"]
+    assert found.table.index.equals(pd.RangeIndex(8)) and found.table.index.name is None
     assert list(found.pairs.columns) == ["run", "kind", "component", "matched", "direction", "coefficients", "agreement"]
     assert found.pairs["kind"].tolist() == ["seed"] * 16 + ["bootstrap"] * 8
     assert found.pairs[["direction", "coefficients", "agreement"]].map(lambda x: 0 <= x <= 1).all(axis=None)
@@ -441,7 +475,7 @@ def test_stability_pairs_are_those_of_runs_matched_by_hand(fitted):
     """Runs have the settings of the decomposition, seeds of their own, and coefficients of all examples."""
     A, npeff = fitted
     found = nb.stability(A, npeff, seeds=1, bootstraps=1, random_state=5, **QUICK)
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(5).spawn(1)[0]
     drawn = rng.integers(120, size=120)
     seeds = [int(rng.integers(2**31)) for _ in range(2)]
     settings = npeff.get_params() | {"tol": 1e-3}
@@ -460,7 +494,7 @@ def test_stability_without_a_decomposition_takes_the_best_run(fitted):
     assert set(found.pairs["run"]) < {0, 1, 2} and found.pairs["run"].nunique() == 2
     again = nb.stability(A, 4, seeds=3, n_init=1, **QUICK)
     pd.testing.assert_frame_equal(found.pairs, again.pairs)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0).spawn(1)[0]
     losses = [nb.NPEFF(4, n_init=1, tol=1e-3, random_state=int(rng.integers(2**31))).fit(A).reconstruction_err_ for _ in range(3)]
     assert found.reference.reconstruction_err_ == min(losses)
     assert set(found.pairs["run"]) == {0, 1, 2} - {int(np.argmin(losses))}

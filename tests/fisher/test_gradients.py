@@ -7,6 +7,7 @@ import tiny
 import torch
 from torch import nn
 
+from npeff_nb.fisher import gradients, layers
 from npeff_nb.fisher.gradients import Tape, UnsupportedModule
 from npeff_nb.fisher.layers import Outer, Whole, cross_grams, small_grams
 
@@ -137,6 +138,33 @@ def test_a_gradient_written_out_answers_alike(use):
         torch.testing.assert_close(changed(whole).dense(), changed(use).dense(), **EXACT)
 
 
+@by_use
+@pytest.mark.parametrize("read", [0, 1, 2], ids=["nothing is read", "one position is read", "two positions are read"])
+def test_positions_that_add_nothing_are_left_out(use, read):
+    """A position of its own in every example; the others are zero on the side of the rows, or on both where each has one row."""
+    n, t = use.right.shape[0], use.right.shape[2]
+    felt = torch.zeros(n, 1, t, 1, dtype=torch.float64)
+    for i in range(n):
+        felt[i, 0, (torch.arange(read) * 3 + i) % t] = 1
+    felt[0] = 0  # an example without any
+    use = Outer(use.left, use.right * felt, use.rows) if use.rows or use.left.shape[1] == 1 else Outer(use.left * felt, use.right)
+    thin = use.thinned()
+    assert thin.right.shape[2] == (max(1, read) if 2 * max(1, read) < t else t)
+    torch.testing.assert_close(thin.dense(), written_out(use), **EXACT)
+    torch.testing.assert_close(small_grams([thin]), small_grams([use]), **EXACT)
+
+
+def test_what_is_not_seen_in_the_first_column_is_not_left_out():
+    use = real(t=8)
+    use.left[:, :, 1:, 0] = 0
+    assert use.thinned() is use
+    use.left[:, :, 1:] = 0
+    use.left[1, 1, 5, 3] = torch.nan
+    thin = use.thinned()
+    assert thin.left.shape[2] == 2
+    assert thin.left[1, 1].isnan().sum() == 1
+
+
 def taught(model: nn.Module, inputs: torch.Tensor) -> Tape:
     """A tape over all parameters that knows which axes carry the examples."""
     tape = Tape(model, [name for name, _ in model.named_parameters()])
@@ -179,6 +207,41 @@ def test_one_backward_per_row(monkeypatch):
         assert len(calls) == rows
 
 
+class OneIsRead(nn.Module):
+    """Layers over all positions, of which the last one is read; one of them is changed in place and one looked up once for all examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.places, self.place = nn.Embedding(7, 4), nn.Linear(4, 4)
+        self.first, self.second, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = x + self.place(torch.tanh(self.places(torch.arange(x.shape[1])[None])))
+        x = x + torch.tanh(self.first(input=x).mul_(2))
+        return self.out(torch.tanh(self.second(x))[:, -1])
+
+
+def test_a_layer_of_which_one_position_is_read_works_back_from_there_alone(monkeypatch):
+    model = tiny.seeded(OneIsRead).double()
+    draw = torch.Generator().manual_seed(1)
+    inputs, v = torch.randn(4, 7, 4, generator=draw, dtype=torch.float64), torch.randn(4, 2, 3, generator=draw, dtype=torch.float64)
+    tape, sizes, back = taught(model, inputs), [], gradients.nonzero_rows
+    monkeypatch.setattr(gradients, "nonzero_rows", lambda rows: sizes.append(int(back(rows).sum())) or back(rows))
+    found, expected = on_tape(tape, inputs, v), by_autograd(model, inputs, v)
+    assert sizes == [4] * 6  # of 28 positions those that are read, for both rows: of the second layer and of the two behind it
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], **EXACT)
+
+
+def test_a_hook_of_the_caller_on_a_linear_layer_has_its_say():
+    """What it makes of the output counts in what the layers below receive; its own layer's gradient is seen to differ elsewhere."""
+    model = tiny.seeded(OneIsRead).double()
+    model.second.register_forward_hook(lambda module, inputs, output: 3 * output)
+    inputs, v = torch.randn(4, 7, 4, dtype=torch.float64), torch.randn(4, 2, 3, dtype=torch.float64)
+    found, expected = on_tape(taught(model, inputs), inputs, v), by_autograd(model, inputs, v)
+    torch.testing.assert_close(found["first.weight"], expected["first.weight"], **EXACT)
+
+
 class TwoSides(nn.Module):
     def __init__(self):
         super().__init__()
@@ -186,6 +249,24 @@ class TwoSides(nn.Module):
 
     def forward(self, x):
         return self.both(x, torch.tanh(x))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's, of what it vectorises in its own way
+@pytest.mark.parametrize(("cached", "lengths"), [(1, {7}), (20, {2, 3}), (2**19, {1})])  # the layers hold 42 and 28 numbers
+def test_uses_come_whole_or_a_few_examples_at_a_time(cached, lengths, monkeypatch):
+    monkeypatch.setattr(layers, "CACHED", cached)
+    model = tiny.seeded(lambda: nn.Sequential(nn.Linear(4, 3), TwoSides(), nn.Linear(2, 3))).double()
+    inputs, v = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 2, 3, dtype=torch.float64)
+    tape = taught(model, inputs)
+    with tape.recording(7):
+        z = model(inputs)
+    seen = set()
+    for _, uses in tape.gradients(z, v):
+        parts = list(uses.parts())
+        seen.add(len(parts))
+        assert [i for some, _ in parts for i in range(7)[some]] == list(range(7))
+        torch.testing.assert_close(torch.cat([few[0].dense() for _, few in parts]), uses[0].dense(), **EXACT)
+    assert seen == lengths
 
 
 class LastState(nn.Module):
