@@ -639,7 +639,10 @@ class DNPEFF(TransformerMixin, BaseEstimator):
                 where = np.argwhere(wrong)[0]
                 i = int(np.searchsorted(raw.indptr, where[0], side="right") - 1) if issparse(raw) else int(where[0])
                 raise ValueError(words.format(values="NaN or infinity", i=i, value=values[tuple(where)]))
-        norms = np.sqrt((raw.astype(np.float64) ** 2).sum(1) if issparse(raw) else np.einsum("ij,ij->i", raw, raw, dtype=np.float64))
+        with np.errstate(over="ignore"):
+            norms = np.sqrt((raw.astype(np.float64) ** 2).sum(1) if issparse(raw) else np.einsum("ij,ij->i", raw, raw, dtype=np.float64))
+        if not np.isfinite(norms).all():
+            raise ValueError(f"the entries of example {int(np.argmax(~np.isfinite(norms)))} are too large to square: divide its diagonal by its largest")
         return raw, norms
 
     def _check_settings(self) -> None:

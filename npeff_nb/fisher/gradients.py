@@ -307,7 +307,8 @@ class Tape:
             call, kept = waiting.pop()
             # Else the output was computed and then not used, or there was nothing of this example in it.
             if any(rows_of[0] is not None and rows_of[0].numel() for rows_of in kept):
-                held = sum(g.numel() for rows_of in kept for g in rows_of if g is not None)
+                # An accelerator takes all examples at once.
+                held = sum(g.numel() for rows_of in kept for g in rows_of if g is not None and g.is_cpu)
                 for own, of_some in self._uses(call, kept).items():
                     by_name.setdefault(call.names[own], Uses(self._n)).add(of_some, held)
             for name in call.names.values():
@@ -440,11 +441,11 @@ def _weight(module: nn.Module, given: Tensor, output: Tensor) -> Tensor | None:
 
     None also on an accelerator: it would wait longer to hear where there is gradient than it saves.
     """
+    kind, weight = type(module), getattr(module, "weight", None)
     alone = len(module._forward_hooks) == 1 and not module._forward_pre_hooks and "forward" not in vars(module)
-    weight = getattr(module, "weight", None)
-    if not alone or not given.is_cpu or weight is None or not given.dtype == output.dtype == weight.dtype:
+    # A quantised weight is of another class and multiplied in a way of its own.
+    if not alone or not given.is_cpu or type(weight) is not nn.Parameter or not given.dtype == output.dtype == weight.dtype:
         return None
-    kind = type(module)
     if kind is nn.Linear:
         return weight
     return weight.T if kind.__name__ == "Conv1D" and kind.__module__ == "transformers.pytorch_utils" else None

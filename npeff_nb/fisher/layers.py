@@ -207,7 +207,7 @@ class Uses(Sequence[Use]):
         self._n, self._made, self._numbers = n, list[Callable[[slice], Use]](), 0
 
     def add(self, of_some: Callable[[slice], Use], numbers: int) -> None:
-        """One more use, by what forms it for some of the examples, and how many numbers it holds."""
+        """One more use, by what forms it for some of the examples, and how many numbers have to go through the processor's cache for it."""
         self._made.append(of_some)
         self._numbers += numbers
 

@@ -11,7 +11,7 @@ import twins
 
 from npeff_nb import _files
 from npeff_nb.decomposition import rows as rows_module
-from npeff_nb.decomposition.rows import Gram, Stored
+from npeff_nb.decomposition.rows import Gram
 
 KINDS = ("random", "duplicates", "all equal", "zero rows", "zero examples", "low rank", "one direction", "wide range", "orthogonal")
 SHAPES = [(14, 1, 7, 3), (14, 2, 7, 1), (14, 3, 7, 5), (4, 2, 7, 6), (14, 2, 3, 9), (1, 1, 5, 1), (9, 1, 4, 4), (3, 1, 6, 5)]
@@ -93,7 +93,3 @@ def features_of(rows: Gram, A: np.ndarray, H: torch.Tensor) -> np.ndarray:
     """(r, d) in features, from weights on the rows ``A``."""
     assert H.shape[1] == len(rows.K)
     return H.numpy() @ A.reshape(len(rows.K), -1)
-
-
-def stored(A: np.ndarray, weights: np.ndarray | None = None) -> Stored:
-    return Stored(A, weights=weights)

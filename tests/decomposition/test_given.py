@@ -113,7 +113,15 @@ def test_rows_are_kept_in_their_own_precision_and_never_copied_for_nothing():
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize(
     ("dtype", "size"),
-    [(np.float64, 1e-300), (np.float64, 1e-200), (np.float64, 1e150), (np.float64, 1e300), (np.float32, 1e-30), (np.float32, 1e-12), (np.float32, 1e30)],
+    [
+        (np.float64, 1e-300),
+        (np.float64, 1e-200),
+        (np.float64, 1e150),
+        (np.float64, 1e300),
+        (np.float32, 1e-30),
+        (np.float32, 1e-12),
+        (np.float32, 1e30),
+    ],
 )
 def test_small_and_large_numbers(dtype, size, held, monkeypatch):
     """A few examples of that size among ordinary ones: norms are made of fourth powers, which these numbers do not have."""
@@ -278,6 +286,6 @@ def test_what_is_no_rows_is_refused(X, words):
 
 
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="device='nowhere' cannot be used here .*device=None is the processor"):
+    with pytest.raises(ValueError, match=r"device='nowhere' cannot be used here .*device=None is the processor"):
         given(raw(), device="nowhere")
     assert given(raw(), device="cpu").rows.device == torch.device("cpu")

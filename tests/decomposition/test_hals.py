@@ -163,6 +163,16 @@ def test_the_loss_never_rises_and_is_the_one_reported(kind, name):
         np.testing.assert_allclose(found.P.numpy(), carried @ H.T, atol=1e-6 if name == "gram" else 1e-12)
 
 
+def test_a_step_that_would_raise_the_loss_is_not_taken(monkeypatch):
+    A = problem("random", 1, 20, 2, 6)
+    good = solve(A, 4, tol=0, max_iter=5)
+    monkeypatch.setattr(module, "line_minimum", lambda *_: -30.0)
+    found = hals(Stored(A), good.H, 20.0, W=good.W, tol=0)
+    assert len(found.losses) == 2  # the start, and the coefficients of the end
+    assert (np.diff(found.losses) <= 0).all()
+    np.testing.assert_allclose(found.H, good.H, atol=1e-15)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_every_loss_on_the_way_is_the_true_one(weighted, monkeypatch):
     """Stopped after every iteration, with the exact coefficients of the end withheld, W and H are those of that iteration."""
@@ -228,7 +238,9 @@ def test_weights_are_repetitions_of_examples(name, monkeypatch):
     assert total_energy(once) == pytest.approx(total_energy(often), rel=1e-12)
     if name == "gram":
         lifted = [torch.from_numpy(np.linalg.lstsq(X.reshape(-1, 6).T, H.numpy().T, rcond=None)[0].T) for X in (A, repeated)]
-        found, expected = (hals(Gram.of(rows), start_, total_energy(often), max_iter=15, tol=0) for rows, start_ in zip((once, often), lifted, strict=True))
+        found, expected = (
+            hals(Gram.of(rows), start_, total_energy(often), max_iter=15, tol=0) for rows, start_ in zip((once, often), lifted, strict=True)
+        )
         ours, theirs = features_of(Gram.of(once), A, found.H), features_of(Gram.of(often), repeated, expected.H)
     else:
         found, expected = (hals(rows, H, total_energy(often), max_iter=15, tol=0) for rows in (once, often))

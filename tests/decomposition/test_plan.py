@@ -113,7 +113,9 @@ print(json.dumps([npeff.plan_.form, npeff.plan_.peak_bytes, memory("VmHWM") - be
 def test_a_fit_takes_no_more_memory_than_was_said(form, shape, settings, held_up_to):
     """And not a small part of it: a plan that frightens people away is wrong too.  In a process of its own, whose peak is the fit's."""
     given = json.dumps([shape, settings, held_up_to])
-    done = subprocess.run([sys.executable, "-c", MEASURED, given], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, given], capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     found, stated, measured = json.loads(done.stdout)
     assert found == form
     assert measured <= stated <= 3 * measured

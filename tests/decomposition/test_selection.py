@@ -18,9 +18,10 @@ import npeff_nb as nb
 from npeff_nb._progress import Cancelled
 from npeff_nb.decomposition import components_count
 from npeff_nb.decomposition.components_count import standard_error, suggest
-from npeff_nb.decomposition.held_out import splits
+from npeff_nb.decomposition.given import given
+from npeff_nb.decomposition.held_out import explained, splits
 from npeff_nb.decomposition.matching import correlations, pairs
-from npeff_nb.decomposition.null import _shrunk
+from npeff_nb.decomposition.null import _cloud, _shrunk
 from npeff_nb.fisher.features import FeatureMap
 
 QUICK = {"tol": 1e-3, "progress": False}
@@ -75,7 +76,7 @@ def test_null_keeps_every_gram(kind, keep):
         "more rows than features": rng.standard_normal((40, 6, 4)),
         "more features than rows": rng.standard_normal((5, 2, 50)),
         "one axis": rng.standard_normal((40, 2, 1)) * rng.standard_normal(8),
-        "zeros": rng.standard_normal((40, 3, 8)) * (rng.random((40, 3, 1)) < 0.5),
+        "zeros": rng.standard_normal((400, 5, 8)) * np.where(rng.random((400, 5, 1)) < 0.5, 0, rng.random((400, 5, 1)) ** 4),
         "one row": rng.standard_normal((40, 1, 8)),
         "wide range": rng.standard_normal((40, 3, 8)) * np.logspace(0, -8, 8) * np.logspace(-30, 30, 40)[:, None, None],
     }[kind]
@@ -128,6 +129,11 @@ def test_cloud_is_shrunk_by_what_is_not_known():
     found = _shrunk(torch.from_numpy(energies), float((np.linalg.norm(fishers, axis=(1, 2)) ** 2).mean()), 30).numpy()
     np.testing.assert_allclose(found, (1 - share) * energies + share * energies.mean(), rtol=1e-12)
     assert np.ptp(_shrunk(torch.from_numpy(energies), 1.0, 1).numpy()) < 1e-12  # one example tells nothing of an average
+    noise = given(isotropic(0, n=60)).rows
+    energies = np.linalg.eigvalsh(np.einsum("nki,nkj->ij", *[noise.rows.numpy()] * 2))
+    assert energies[-1] / energies[0] > 4
+    variances = _cloud(noise, np.random.default_rng(0))[1].numpy()
+    assert variances.max() / variances.min() < 2  # 60 examples draw the variances, give or take a fifth
 
 
 def test_uniform_null_is_uniform():
@@ -263,6 +269,16 @@ def test_held_out_explained_variance_of_pefs_refers_to_the_full_fishers():
     of_pefs, of_rows = (nb.choose_n_components(X, [4], repeats=1, n_init=1, **QUICK).table for X in (pefs_of(A), A.astype(np.float32)))
     columns = ["training", "held_out"]  # of the same coefficients but for a factor, up to where iterations end
     np.testing.assert_allclose(of_pefs[columns] * 1.2**2, of_rows[columns], rtol=1e-2)
+
+
+def test_a_fit_is_scored_on_both_sides_as_the_dense_loss_says():
+    A = isotropic(0, n=50, d=6)
+    found = explained(A[:40], A[40:], 3, 7, {"n_init": 1})
+    npeff = nb.NPEFF(3, n_init=1, random_state=7).fit(A[:40])
+    for share, rows in ((found.training, unit(A[:40])), (found.held_out, unit(A[40:]))):
+        expected = 1 - twins.dense_loss(rows, npeff.transform(rows), npeff.components_) / len(rows)
+        assert share == pytest.approx(expected, abs=1e-6)  # coefficients are exact to 1e-6
+    assert found.training > found.held_out + 0.01
 
 
 def test_standard_error_is_that_of_splits_that_overlap():
