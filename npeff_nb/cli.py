@@ -230,8 +230,8 @@ def _said_of(found: dict[str, Any]) -> str:
     lines = [
         f"With {stability['seeds']} other seeds {stability['components_that_come_back']} of {len(stability['of_each'])} components come back "
         f"(agreement of 0.8 or more; median {stability['median']:.2f}).",
-        f"Of the same Fishers, each rotated at random, as many components explain {found['explained_by_chance']:.1%} "
-        f"(of the real ones {found['explained_variance']:.1%}).",
+        f"Of Fishers alike in spectrum and on average, with directions drawn at random, as many components explain "
+        f"{found['explained_by_chance']:.1%} (of the real ones {found['explained_variance']:.1%}).",
     ]
     if duplicates:
         lines.append(f"Nearly the same direction: {', '.join(f'{a} and {b}' for a, b in duplicates)}.")

@@ -17,7 +17,9 @@ SURE = 0.8
 
 
 def checks(npeff: Factorisation, X: Any, *, seeds: int = 5, random_state: int = 0, progress: bool | Progress = True) -> dict[str, Any]:
-    """Plain numbers: stability over seeds, explained variance beside that of rotated Fishers, near-duplicates, components without users."""
+    """Plain numbers: stability over seeds, what as many components explain of Fishers with random directions
+    (:func:`~npeff_nb.decomposition.null.null_fishers`), near-duplicates, components without users.
+    """
     found = stability(X, npeff, seeds=seeds, random_state=random_state, progress=progress)
     chance = explained_by_chance(X, len(npeff.components_), random_state=random_state, progress=progress)
     return {

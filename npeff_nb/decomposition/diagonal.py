@@ -30,7 +30,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from npeff_nb import _files
-from npeff_nb.decomposition.factorisation import Factorisation, _generator
+from npeff_nb.decomposition.factorisation import Factorisation, generator_of
 from npeff_nb.fisher import pefs as _pefs
 from npeff_nb.fisher.features import FeatureMap
 from npeff_nb.fisher.pefs import PEFs
@@ -40,7 +40,7 @@ KIND = "D-NPEFF decomposition"
 SOLVERS = ("hals", "multiplicative")
 
 SLAB = 2048
-"""Columns at a time: 32 components of them are 256 KB, which a core's own cache holds."""
+"""Columns at a time, and examples: 32 components of them are 256 KB, which a core's own cache holds."""
 SWEEPS = 4
 """Passes over the components in each half-step: beside the products with X they are nearly free, and they halve the iterations."""
 FIRST_SWEEPS = 10
@@ -48,13 +48,14 @@ FIRST_SWEEPS = 10
 COARSE_SHARE, COARSE_COLUMNS = 1 / 20, 32
 """A start first looks at this share of the columns, and at so many for a component at least."""
 COARSE_TOL, COARSE_ITERATIONS = 1e-4, 100
+"""Where that look ends: its iterations cost a twentieth and get it over the plateaus that come first."""
 MULTIPLICATIVE_EPS = 1e-8
 """Of the reference implementation, which has no option for it."""
 DEAD = 1e-12
 """A component that carries less than this share of all is dead."""
-KKT = 1e-6
+KKT = 1e-8
 """Coefficients end at this residual of the optimality conditions, for unit-norm examples and components."""
-RIDGE = 1e-9
+RIDGE = 1e-10
 """Beside eigenvalues of the order of 1."""
 
 _BLOCK = 2**23
@@ -110,13 +111,15 @@ def descend(H: np.ndarray, C: np.ndarray, V: np.ndarray, sweeps: int = SWEEPS) -
     scale[used] = 1 / V.diagonal()[used]
     M = V * scale[:, None]
     np.fill_diagonal(M, 0)
-    M, C = M.astype(H.dtype), np.ascontiguousarray(C * scale[:, None], dtype=H.dtype)
-    row = np.empty(H.shape[1], H.dtype)
-    for _ in range(sweeps):
-        for j in used:
-            np.matmul(M[j], H, out=row)
-            np.subtract(C[j], row, out=row)
-            np.maximum(row, 0, out=H[j])
+    M = M.astype(H.dtype)
+    for at in range(0, H.shape[1], SLAB):
+        h, c = H[:, at : at + SLAB], np.ascontiguousarray(C[:, at : at + SLAB] * scale[:, None], dtype=H.dtype)
+        row = np.empty(h.shape[1], H.dtype)
+        for _ in range(sweeps):
+            for j in used:
+                np.matmul(M[j], h, out=row)
+                np.subtract(c[j], row, out=row)
+                np.maximum(row, 0, out=h[j])
 
 
 def multiply(H: np.ndarray, C: np.ndarray, V: np.ndarray) -> None:
@@ -126,22 +129,20 @@ def multiply(H: np.ndarray, C: np.ndarray, V: np.ndarray) -> None:
     H[np.finfo(H.dtype).tiny > H] = 0
 
 
-def fit_coefficients(B: np.ndarray, G: np.ndarray, tol: float = KKT) -> np.ndarray:
-    """Non-negative least squares for given components, W (n, r), from HXᵀ (r, n) and HHᵀ.
+def fit_coefficients(B: np.ndarray, G: np.ndarray, W: np.ndarray | None = None) -> np.ndarray:
+    """Non-negative least squares for given components, W (n, r), from HXᵀ (r, n) and HHᵀ; ``W`` is where to begin, by default zero.
 
-    Every example ends by itself when its residual max |min(W, WG − XHᵀ)| is at most ``tol``: by coordinate descent, or, where nearly parallel
-    components make that crawl, by active sets.
+    Every example ends by itself when its residual max |min(W, WG − XHᵀ)| is at most 1e-8: by coordinate descent, or, where nearly parallel components
+    make that creep, by active sets.
     """
-    W = np.zeros(B.shape[::-1])
+    W = np.zeros(B.shape[::-1]) if W is None else W.copy()
     left = np.arange(len(W))
     for _ in range(20):
-        for at in range(0, len(left), SLAB):
-            some = left[at : at + SLAB]
-            w = np.ascontiguousarray(W[some].T)
-            descend(w, B[:, some], G, 10)
-            W[some] = w.T
+        w = np.ascontiguousarray(W[left].T)
+        descend(w, B[:, left], G, FIRST_SWEEPS)
+        W[left] = w.T
         residual = np.abs(np.minimum(W[left], W[left] @ G - B[:, left].T)).max(1)
-        left = left[residual > tol]
+        left = left[residual > KKT]
         if not len(left):
             return W
     # With RᵀR = G the same problem is ‖Rw − R⁻ᵀb‖².  Parallel components make G singular; the ridge moves the residual by its own size at most.
@@ -163,14 +164,14 @@ def start(Xt: Columns, r: int, rng: np.random.Generator) -> np.ndarray:
     few = max(int(COARSE_SHARE * m), COARSE_COLUMNS * r)
     coarse = 2 * few < m
     if coarse:
-        energy, _ = _energies(Xt)
-        order = np.argpartition(rng.exponential(size=m) / energy.clip(1e-290), few)
+        energy = (Xt**2).sum(1) if issparse(Xt) else np.einsum("mn,mn->m", Xt, Xt)
+        order = np.argpartition(rng.exponential(size=m) / np.maximum(energy, 1e-290, dtype=np.float64), few)
         Xt = Xt[np.sort(order[:few])]
     Wt = np.zeros((r, Xt.shape[1]))
     descend(Wt, *products(Xt, kmeans_pp(Xt, r, rng)), FIRST_SWEEPS)
     if coarse:
         H = np.zeros((r, few), dtype=Xt.dtype)
-        total = float(_energies(Xt)[1].sum())
+        total = float(_energies(Xt).sum())
         _alternate(Xt, Wt, H, partial(descend, sweeps=FIRST_SWEEPS), descend, total, COARSE_TOL, COARSE_ITERATIONS, None)
     return Wt
 
@@ -180,7 +181,7 @@ def kmeans_pp(Xt: Columns, r: int, rng: np.random.Generator) -> np.ndarray:
 
     Before the first draw the distance is ‖x_i‖²: no example without energy is drawn.
     """
-    _, energy = _energies(Xt)
+    energy = _energies(Xt)
     nearest = energy
     H = np.empty((r, Xt.shape[0]), dtype=Xt.dtype)
     for j in range(r):
@@ -208,7 +209,7 @@ def hals(
     """
     Wt, H = Wt.copy(), np.zeros((len(Wt), Xt.shape[0]), dtype=Xt.dtype)
     losses, converged = _alternate(Xt, Wt, H, partial(descend, sweeps=FIRST_SWEEPS), descend, total, tol, max_iter, on_iteration)
-    return _finished(Xt, H, losses, converged, total)
+    return _finished(Xt, Wt, H, losses, converged, total)
 
 
 def multiplicative(
@@ -229,7 +230,7 @@ def multiplicative(
     Wt = 1 - rng.random((r, Xt.shape[1]))
     H = (1 - rng.random((r, Xt.shape[0]))).astype(Xt.dtype)
     losses, converged = _alternate(Xt, Wt, H, None, multiply, total, tol, max_iter, on_iteration)
-    return _finished(Xt, H, losses, converged, total)
+    return _finished(Xt, Wt, H, losses, converged, total)
 
 
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
@@ -283,7 +284,7 @@ def _revive(Xt: Columns, Wt: np.ndarray, H: np.ndarray, B: np.ndarray, G: np.nda
     if not len(dead):
         return
     Wt[dead] = 0
-    residual = _energies(Xt)[1] - 2 * (B * Wt).sum(0) + ((G @ Wt) * Wt).sum(0)
+    residual = _energies(Xt) - 2 * (B * Wt).sum(0) + ((G @ Wt) * Wt).sum(0)
     for j, at in zip(dead, np.argsort(-residual), strict=False):
         if residual[at] <= 100 * np.finfo(H.dtype).eps:  # rounding
             break
@@ -292,15 +293,17 @@ def _revive(Xt: Columns, Wt: np.ndarray, H: np.ndarray, B: np.ndarray, G: np.nda
         G[j] = G[:, j] = H @ H[j]
 
 
-def _finished(Xt: Columns, H: np.ndarray, losses: list[float], converged: bool, total: float) -> Solution:
+def _finished(Xt: Columns, Wt: np.ndarray, H: np.ndarray, losses: list[float], converged: bool, total: float) -> Solution:
     """Unit-norm components with exact coefficients.  A component that ended empty becomes an example, which can only help."""
     empty = np.flatnonzero(~H.any(1))
     if len(empty):
-        for j, at in zip(empty, np.argsort(-_energies(Xt)[1]), strict=False):
+        Wt[empty] = 0
+        for j, at in zip(empty, np.argsort(-_energies(Xt)), strict=False):
             H[j] = _example(Xt, at)
-    H = H / np.sqrt(np.einsum("rm,rm->r", H, H, dtype=np.float64))[:, None].astype(H.dtype)
+    lengths = np.sqrt(np.einsum("rm,rm->r", H, H, dtype=np.float64))[:, None]
+    H /= lengths.astype(H.dtype)
     B, G = products(Xt, H)
-    W = fit_coefficients(B, G)
+    W = fit_coefficients(B, G, (Wt * lengths).T)
     return Solution(W, H, B, G, [*losses, loss(B, G, W.T, total)], converged)
 
 
@@ -310,14 +313,9 @@ def _slabs(Xt: Columns) -> Iterator[tuple[slice, Columns]]:
         yield where, Xt[where]
 
 
-def _energies(Xt: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Squared norms of the columns (m,) and of the examples (n,)."""
-    columns, examples = np.zeros(Xt.shape[0]), np.zeros(Xt.shape[1])
-    for at, part in _slabs(Xt):
-        squares = part.astype(np.float64) ** 2
-        columns[at] = squares.sum(1)
-        examples += squares.sum(0)
-    return columns, examples
+def _energies(Xt: Columns) -> np.ndarray:
+    """Squared norms of the examples, (n,)."""
+    return sum((np.asarray((part.astype(np.float64) ** 2).sum(0)) for _, part in _slabs(Xt)), start=np.zeros(Xt.shape[1]))
 
 
 def _example(Xt: Columns, i: int) -> np.ndarray:
@@ -367,7 +365,7 @@ class DNPEFF(TransformerMixin, BaseEstimator):
     logits: Any
     norms: Any
     classes: Any
-    subject: Any
+    subject: Any = None
     choices: dict[str, np.ndarray]
     facts: dict[str, Any]
     labels: dict[int, str]
@@ -423,22 +421,24 @@ class DNPEFF(TransformerMixin, BaseEstimator):
             )
         self.kept_columns_ = _used(raw)
         Xt, total = _unit_columns(raw, norms, self.kept_columns_), float(carried)
-        rng = _generator(self.random_state)
+        rng = generator_of(self.random_state)
         settings: dict[str, Any] = {"tol": self.tol, "max_iter": self.max_iter}
-        found = []
+        best, self.restart_losses_ = None, []
         for _ in range(self.n_init):
             if self.solver == "multiplicative":
-                found.append(multiplicative(Xt, self.n_components, total, rng, **settings))
+                found = multiplicative(Xt, self.n_components, total, rng, **settings)
             else:
-                found.append(hals(Xt, start(Xt, self.n_components, rng), total, **settings))
-        best = min(found, key=lambda s: s.losses[-1])
+                found = hals(Xt, start(Xt, self.n_components, rng), total, **settings)
+            self.restart_losses_.append(found.losses[-1])
+            if best is None or found.losses[-1] < best.losses[-1]:
+                best = found
+        assert best is not None
         self._settle(best.W, best.B, best.G, norms)
         order = np.argsort(-self.component_shares_, kind="stable")
         self.components_: Any = best.H[order]
         self.coefficients_, self.component_shares_ = self.coefficients_[:, order], self.component_shares_[order]
         self.n_parameters_ = self.n_features_in_
         self.losses_, self.n_iter_, self.converged_ = best.losses, len(best.losses) - 2, best.converged
-        self.restart_losses_ = [s.losses[-1] for s in found]
         self._sparse = issparse(raw)
         self._adopt(X)
 
@@ -447,7 +447,7 @@ class DNPEFF(TransformerMixin, BaseEstimator):
         return self.fit(X).coefficients_
 
     def transform(self, X: Any) -> np.ndarray:
-        """Coefficients (n, r) of other examples for these components: exact non-negative least squares, to a residual of 1e-6."""
+        """Coefficients (n, r) of other examples for these components: exact non-negative least squares, to a residual of 1e-8."""
         return self._coefficients_of(X)[0]
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -630,19 +630,18 @@ class DNPEFF(TransformerMixin, BaseEstimator):
         if issparse(raw) and not raw.has_canonical_format:
             raw = raw.copy()
             raw.sum_duplicates()
-        values = raw.data if issparse(raw) else raw
-        for wrong, words in (
-            (~np.isfinite(values), "{values} in data: example {i} holds {value}; drop such examples first"),
-            (values < 0, "Negative values in data: example {i} holds {value}; a diagonal Fisher sums squares, so all entries must be ≥ 0"),
-        ):
-            if wrong.any():
-                where = np.argwhere(wrong)[0]
-                i = int(np.searchsorted(raw.indptr, where[0], side="right") - 1) if issparse(raw) else int(where[0])
-                raise ValueError(words.format(values="NaN or infinity", i=i, value=values[tuple(where)]))
         with np.errstate(over="ignore"):
             norms = np.sqrt((raw.astype(np.float64) ** 2).sum(1) if issparse(raw) else np.einsum("ij,ij->i", raw, raw, dtype=np.float64))
         if not np.isfinite(norms).all():
-            raise ValueError(f"the entries of example {int(np.argmax(~np.isfinite(norms)))} are too large to square: divide its diagonal by its largest")
+            i = int(np.argmin(np.isfinite(norms)))
+            raise ValueError(f"NaN or infinity in data, or a number too large to square: example {i}; drop such examples first")
+        values = raw.data if issparse(raw) else raw
+        if values.size and values.min() < 0:
+            at = np.argwhere(values < 0)[0]
+            i = int(np.searchsorted(raw.indptr, at[0], side="right") - 1) if issparse(raw) else int(at[0])
+            raise ValueError(
+                f"Negative values in data: example {i} holds {values[tuple(at)]}; a diagonal Fisher sums squares, so all entries must be ≥ 0"
+            )
         return raw, norms
 
     def _check_settings(self) -> None:

@@ -173,7 +173,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
         plan = self._plan(n, k, d)
         _check_memory(plan)
-        rng = _generator(self.random_state)
+        rng = generator_of(self.random_state)
         with _Teller(self.verbose, plan, total) as tell:
             result = find_components(
                 rows, self.n_components, total, plan, rng, solver=self.solver, options=self.solver_options or {}, start=self._start(rows),
@@ -601,7 +601,7 @@ def _rank(X: Any) -> int:
     return 1 + _rank(X[0]) if isinstance(X, (list, tuple)) and X else getattr(X, "ndim", 0)
 
 
-def _generator(random_state: Any) -> np.random.Generator:
+def generator_of(random_state: Any) -> np.random.Generator:
     """NumPy's generator of a seed; scikit-learn's own kinds of random state give theirs one."""
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(2**31 - 1))

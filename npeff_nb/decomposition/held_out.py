@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from npeff_nb.decomposition.factorisation import Factorisation, _generator
+from npeff_nb.decomposition.factorisation import Factorisation, generator_of
 from npeff_nb.decomposition.given import as_rows, given
 from npeff_nb.fisher.pefs import PEFs
 
@@ -113,7 +113,7 @@ def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def generator(random_state: Any) -> np.random.Generator:
     """A stream of its own: the examples that coordinates were fitted to are drawn from plain seeds, and must not be the very ones held out."""
-    return _generator(random_state).spawn(1)[0]
+    return generator_of(random_state).spawn(1)[0]
 
 
 def seed(rng: np.random.Generator) -> int:

@@ -98,7 +98,7 @@ def split(npeff: F, component: int, X: Any, into: int = 2) -> F:
 
 
 def applied(npeff: F, X: Any) -> F:
-    """The same components, bit for bit and in their order, with other Fishers' coefficients: what tables and pictures of new examples are made from."""
+    """The same components, bit for bit and in their order, with other Fishers' coefficients: for tables and pictures of new examples."""
     check_is_fitted(npeff, "components_")
     found = _again(npeff, X)
     result = clone(npeff).set_params(shards=None)

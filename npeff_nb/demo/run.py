@@ -43,7 +43,7 @@ def run_demo(
     Parameters
     ----------
     cache : a folder that keeps the Fishers, so that the lesson (or a second run) finds them; by default they are not kept.
-    check : also fit with five other seeds and to Fishers rotated at random, to say how surely components come back and what chance explains.
+    check : also fit with five other seeds, and to Fishers of random directions: how surely components come back, what chance explains.
     tell : called with a line before each stage.
 
     Returns
@@ -85,7 +85,7 @@ def run_demo(
     if check:
         from npeff_nb.decomposition.checks import checks
 
-        with stage("check", "fitting again with other seeds, and to Fishers rotated at random"):
+        with stage("check", "fitting again with other seeds, and to Fishers of random directions"):
             checked = checks(npeff, fishers, random_state=random_state + 1, progress=progress)
     summary = checked | summarise(npeff, table, demo.facts | {"split": examples["split"].value_counts().to_dict()}, seconds)
     _files.write_text(output / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")

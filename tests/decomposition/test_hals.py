@@ -11,7 +11,7 @@ from problems import KINDS, SHAPES, features_of, in_parts, mapped, planted, poin
 from npeff_nb.decomposition import hals as module
 from npeff_nb.decomposition.coefficients import optimality
 from npeff_nb.decomposition.hals import hals
-from npeff_nb.decomposition.objective import Solution, total_energy
+from npeff_nb.decomposition.objective import Solution, stationary, total_energy
 from npeff_nb.decomposition.reduction import reduce
 from npeff_nb.decomposition.rows import Gram, Rows, Stored
 from npeff_nb.decomposition.starts import kmeans_pp, loosened, uniform_coefficients
@@ -171,6 +171,21 @@ def test_a_step_that_would_raise_the_loss_is_not_taken(monkeypatch):
     assert len(found.losses) == 2  # the start, and the coefficients of the end
     assert (np.diff(found.losses) <= 0).all()
     np.testing.assert_allclose(found.H, good.H, atol=1e-15)
+
+
+def test_a_step_goes_to_the_minimum_along_its_line_and_coefficients_keep_their_meaning(monkeypatch):
+    """With the sweeps withheld, the loss after a step of unit components is the one of W and H + tD, whose lengths W takes over."""
+    A = problem("random", 1, 20, 2, 6)
+    rows = Stored(A)
+    W, H = point(20, 3, 6, 1)
+    P, S = rows.project(H), H @ H.T
+    D = stationary(rows, W, P, S) - H
+    at = np.linspace(-0.5, 2, 501)
+    best = min(weighted_loss(A, W, H + t * D) for t in at)
+    monkeypatch.setattr(module, "sweep", lambda W, *_: W)
+    found = hals(rows, H, 20.0, W=W, max_iter=1)
+    assert found.losses[0] == pytest.approx(weighted_loss(A, W, H), rel=1e-12)
+    assert best * (1 - 1e-4) <= found.losses[1] <= best * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -348,12 +363,14 @@ def test_components_that_begin_at_nothing_find_users():
 
 
 def test_examples_that_do_not_count_revive_nothing():
-    A = problem("orthogonal", 0, n=4, d=4)
-    H = torch.zeros(2, 4, dtype=torch.float64)
-    H[:, 0] = 1
-    found = hals(Stored(A, weights=np.array([1, 0, 2, 0.0])), H, 3.0)
-    assert sorted(found.H.abs().argmax(1).tolist()) == [0, 2]
-    assert found.losses[-1] < 1e-9
+    """Nor are they users: the second start is a component that only one of them would use."""
+    A = problem("orthogonal", 0, n=12, d=12)
+    weights = np.zeros(12)
+    weights[[0, 7]] = 1, 2
+    for at in (0, 3):
+        found = hals(Stored(A, weights=weights), torch.eye(12, dtype=torch.float64)[[0, at]], 3.0)
+        assert sorted(found.H.abs().argmax(1).tolist()) == [0, 7]
+        assert found.losses[-1] < 1e-9
 
 
 @pytest.mark.parametrize("frozen", [1, 2, 4])

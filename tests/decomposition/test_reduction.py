@@ -10,7 +10,7 @@ from problems import KINDS, in_parts, mapped, planted, problem, weighted_loss, w
 
 from npeff_nb.decomposition.hals import hals
 from npeff_nb.decomposition.objective import loss, total_energy
-from npeff_nb.decomposition.reduction import Reduced, reduce
+from npeff_nb.decomposition.reduction import Reduced, _orthonormal, reduce
 from npeff_nb.decomposition.rows import Stored
 from npeff_nb.decomposition.starts import kmeans_pp
 
@@ -65,23 +65,33 @@ def test_rows_on_disk_are_reduced_as_rows_in_memory(form, monkeypatch, tmp_path)
     assert found.kept == pytest.approx(expected.kept, abs=10 * atol)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.99, 1.0])
 @pytest.mark.parametrize("kind", ["random", "zero rows", "zero examples", "low rank", "orthogonal"])
-def test_as_many_directions_as_an_energy_needs_and_no_more(kind, share):
-    """Also when most rows are zero, so that rows drawn blindly would span little."""
+def test_as_many_directions_as_an_energy_needs_and_no_more(kind, share, weighted):
+    """Also when most rows are zero, so that rows drawn blindly would span little, and when a few examples count for most."""
     A = problem(kind, 1, n=40, k=3, d=25)
-    found = reduce(Stored(A), 2, generator(), energy=share)
-    check(found, A)
+    weights = np.where(np.arange(40) < 5, 100.0, 1.0) if weighted else np.ones(40)
+    found = reduce(Stored(A, weights=weights), 2, generator(), energy=share)
+    check(found, A, weights)
     assert found.kept >= share - 1e-12  # rounding of a sum that may be all of it
     # The directions come in the order of what rows have along them: one less of them is not enough.
     if len(found.basis) > 1:
-        assert energy(A @ found.basis[:-1].numpy().T) / energy(A) < share
+        assert energy(A @ found.basis[:-1].numpy().T, weights) / energy(A, weights) < share
     if kind == "orthogonal":  # all directions are as good as each other
         return
     # Nor would the leading ones of all the rows do with many fewer: the range finder's are nearly these.
-    leading = np.linalg.svd(A.reshape(-1, 25), full_matrices=False)[2]
-    fewest = next(q for q in range(1, 26) if energy(A @ leading[:q].T) / energy(A) >= share - 1e-12)
+    leading = np.linalg.svd((np.sqrt(weights)[:, None, None] * A).reshape(-1, 25), full_matrices=False)[2]
+    fewest = next(q for q in range(1, 26) if energy(A @ leading[:q].T, weights) / energy(A, weights) >= share - 1e-12)
     assert len(found.basis) <= fewest + 3
+
+
+def test_no_more_directions_are_tried_than_there_are_features(monkeypatch):
+    tried = []
+    plain = Stored.gather
+    monkeypatch.setattr(Stored, "gather", lambda self, V: (tried.append(V.shape[2]), plain(self, V))[1])
+    reduce(Stored(problem("random", 0, n=100, k=3, d=5)), 4, generator(), energy=1.0)
+    assert tried == [4, 4, 5, 5]
 
 
 def test_an_energy_that_the_first_size_has_is_cut_to_what_it_needs():
@@ -103,6 +113,20 @@ def test_dependent_rows_have_a_basis_of_their_rank(rank):
     assert found.gap == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("decades", [3, 6.5, 12])
+def test_a_basis_of_directions_of_all_lengths_is_orthonormal(decades):
+    """Their Gram has squares of their lengths: it knows the short ones with some digits, or not at all, and these are left out."""
+    rng = generator()
+    U, V = np.linalg.qr(rng.standard_normal((60, 60)))[0], np.linalg.qr(rng.standard_normal((400, 60)))[0].T
+    lengths = np.logspace(0, -decades, 60)
+    basis = _orthonormal(torch.from_numpy((U * lengths) @ V)).numpy()
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-8)
+    assert len(basis) == pytest.approx((lengths > 1e-7).sum(), abs=1)
+    # The long ones are in it, up to rounding of the Gram over its smallest eigenvalue.
+    inside = np.linalg.norm(V[lengths > 1e-4] @ basis.T, axis=1)
+    np.testing.assert_allclose(inside, 1, atol=1e-6)
+
+
 def test_examples_that_do_not_count_take_no_directions():
     A = problem("orthogonal", 0, n=20, d=20)
     weights = np.r_[np.ones(5), np.zeros(15)]
@@ -119,11 +143,15 @@ def test_equal_seeds_give_equal_bases():
     assert not torch.equal(one.basis, three.basis)
 
 
-def test_the_basis_is_nearly_the_best_of_its_size():
-    A, _ = planted(300, 2, 80, 10, 0, noise=0.2)
-    leading = np.linalg.svd(A.reshape(-1, 80), full_matrices=False)[2]
-    found = reduce(Stored(A), 20, generator())
-    assert found.kept > 0.99 * energy(A @ leading[:20].T) / energy(A)  # one power iteration
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_basis_is_nearly_the_best_of_its_size(weighted):
+    """Some examples that count a hundred times as much as the others, and are about something else, decide what it is."""
+    A = np.concatenate([planted(n, 2, 80, 10, seed, noise=0.2)[0] for n, seed in ((270, 0), (30, 1))])
+    weights = np.r_[np.ones(270), np.full(30, 100.0)] if weighted else np.ones(300)
+    leading = np.linalg.svd((np.sqrt(weights)[:, None, None] * A).reshape(-1, 80), full_matrices=False)[2]
+    found = reduce(Stored(A, weights=weights), 12, generator())
+    # One power iteration comes within 3 % of it, measured over six problems; without weights in it, within a half.
+    assert found.kept > 0.95 * energy(A @ leading[:12].T, weights) / energy(A, weights)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
