@@ -104,7 +104,7 @@ print(json.dumps([npeff.plan_.form, npeff.plan_.peak_bytes, memory("VmHWM") - be
 @pytest.mark.parametrize(
     ("form", "shape", "settings", "held_up_to"),
     [
-        ("rows", (20_000, 1, 400), {"reduction": "none"}, rows_module.CONVERTED_UP_TO),
+        ("rows", (20_000, 1, 100), {"reduction": "none"}, rows_module.CONVERTED_UP_TO),
         ("basis", (20_000, 1, 400), {"reduction": 0.1}, rows_module.CONVERTED_UP_TO),
         ("gram", (4000, 1, 50), {"reduction": "gram"}, rows_module.CONVERTED_UP_TO),
         ("mini-batch", (20_000, 1, 100), {"solver": "minibatch"}, 0),  # by parts
