@@ -128,7 +128,9 @@ def test_another_kind_is_told_apart(tmp_path):
     path = write(tmp_path / "t", kind="one thing")
     with pytest.raises(ValueError, match="holds one thing, not another"):
         read_folder(path, "another")
-    with pytest.raises(ValueError, match="holds 'one thing'; this npeff_nb opens 'NPEFF decomposition', 'per-example Fishers'"):
+    with pytest.raises(
+        ValueError, match="holds 'one thing'; this npeff_nb opens 'NPEFF decomposition', 'D-NPEFF decomposition', 'per-example Fishers'"
+    ):
         nb.load(path)
 
 

@@ -129,6 +129,9 @@ def alternate(
     for name, value in {**rates, "mu_eps": mu_eps}.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name}={value!r}: it must be positive and finite")
+    for name, count in {"iterations": iterations, "h_only": h_only}.items():
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+            raise ValueError(f"{name}={count!r}: it must be a whole number of iterations from 0 up")
     P = rows.project(H)
     S = rows.inner(H, H, P)
     B = P.square().sum(1)

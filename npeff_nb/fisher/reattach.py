@@ -23,9 +23,12 @@ def subject_again(result: Any, model: nn.Module, tokenizer: Any, output: Output 
     Raises
     ------
     ValueError, TypeError
-        When a parameter is missing or has another shape; when the way of asking cannot be made again from what was saved and was not given.
+        When the Fishers are a null, or a parameter is missing or has another shape; when the way of asking cannot be made again from what was
+        saved and was not given.
     """
     check_ready(model)
+    if "null" in result.facts:
+        raise ValueError("these Fishers point where chance put them (nb.null_fishers): no model has them, so none can be attached")
     there = {name: tuple(p.shape) for name, p in model.named_parameters()}
     for name, shape in zip(result.parameters["name"], result.parameters["shape"], strict=True):
         if there.get(name) != tuple(shape):

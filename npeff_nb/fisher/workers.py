@@ -39,11 +39,13 @@ class Workers:
 
 @contextmanager
 def launched() -> Iterator[Workers]:
-    """Joins the processes that ``torchrun`` started, for the time of the block; gloo on CPUs, NCCL on GPUs."""
+    """Joins the processes that ``torchrun`` started, for the time of the block; gloo on CPUs, NCCL between GPUs (one a process)."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Workers()
         return
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())  # NCCL wants one process a GPU
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield Workers.here()
     finally:

@@ -430,6 +430,10 @@ def test_settings_that_cannot_be_are_refused(solver):
         for value in (0, -1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=f"{name}={value}: it must be positive and finite"):
                 run(**{name: value})
+    for name in ("iterations", "h_only"):
+        for value in (-1, 2.0, True):
+            with pytest.raises(ValueError, match=f"{name}={value}: it must be a whole number of iterations from 0 up"):
+                run(**{name: value})
     W, H = orthonormal_start(rows, 3, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"start has shapes \(12, 3\) and \(2, 7\); expected W \(12, 3\) and H \(3, ·\)"):
         run(start=(W, H[:2]))

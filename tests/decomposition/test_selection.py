@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 import twins
 from sklearn.exceptions import NotFittedError
@@ -159,6 +160,11 @@ def test_null_is_what_was_given(keep):
     assert nb.null_fishers(A.astype(np.float32), keep=keep).dtype == np.float32
     assert torch.is_tensor(nb.null_fishers(torch.from_numpy(A), keep=keep))
     assert [rows.shape for rows in nb.null_fishers([A[0], A[1, :1]], keep=keep)] == [(2, 24), (1, 24)]
+
+
+def test_null_takes_no_model(shared):
+    with pytest.raises(ValueError, match=r"point where chance put them .* none can be attached"):
+        nb.null_fishers(shared, random_state=0).attach(tiny.bert(), tiny.tokenizer())
 
 
 def test_null_is_seeded():
