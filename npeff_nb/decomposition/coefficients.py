@@ -31,20 +31,22 @@ def sweep(W: Tensor, B: Tensor, G: Tensor, sweeps: int = SWEEPS) -> Tensor:
     Never raises the loss.  Changes ``W`` (n, r) in place and returns it.
     """
     r = W.shape[1]
-    inverse = (1 / G.diagonal().clamp_min(torch.finfo(G.dtype).tiny)).tolist()
+    diagonal = G.diagonal().clamp_min(torch.finfo(G.dtype).tiny)
+    scaled = (G / diagonal[:, None]).fill_diagonal_(0)
+    blocks = [slice(first, min(r, first + COMPONENTS_AT_ONCE)) for first in range(0, r, COMPONENTS_AT_ONCE)]
+    within = [scaled[block, block].clone().unbind() for block in blocks]
+    for block in blocks:
+        scaled[block, block] = 0
     step = EXAMPLES_AT_ONCE if W.device.type == "cpu" else max(1, len(W))
     for at in range(0, len(W), step):
         # Examples along the rows of memory: every step below then runs over contiguous numbers.
-        w, b = W[at : at + step].T.contiguous(), B[at : at + step].T.contiguous()
+        w, b = W[at : at + step].T.contiguous(), (B[at : at + step] / diagonal).T.contiguous()
         for _ in range(sweeps):
-            for first in range(0, r, COMPONENTS_AT_ONCE):
-                last = min(r, first + COMPONENTS_AT_ONCE)
-                residual = torch.addmm(b[first:last], G[first:last], w, alpha=-1)
-                for j in range(first, last):
-                    old = w[j].clone()
-                    torch.add(old, residual[j - first], alpha=inverse[j], out=w[j]).clamp_min_(0)
-                    if j + 1 < last:
-                        residual[j + 1 - first :].addr_(G[j + 1 : last, j], old.sub_(w[j]))
+            for block, of_each in zip(blocks, within, strict=True):
+                own = w[block]
+                left = b[block] if len(blocks) == 1 else torch.addmm(b[block], scaled[block], w, alpha=-1)
+                for left_j, G_j, w_j in zip(left.unbind(), of_each, own.unbind(), strict=True):
+                    torch.clamp_min(torch.addmv(left_j, own.T, G_j, alpha=-1), 0, out=w_j)
         W[at : at + step] = w.T
     return W
 

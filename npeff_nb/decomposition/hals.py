@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from npeff_nb.decomposition.coefficients import fit_coefficients, sweep
-from npeff_nb.decomposition.objective import Solution, line_minimum, loss_of_products, stationary
+from npeff_nb.decomposition.objective import Solution, line_minimum, loss_of_energies, stationary
 from npeff_nb.decomposition.rows import Rows
 
 DEAD = 1e-12
@@ -48,43 +48,51 @@ def hals(
     """
     H, P, S, _ = _unit(rows, H, rows.project(H) if P is None else P, frozen)
     shrunk = torch.ones(len(H), dtype=H.dtype, device=H.device)
-    W = sweep(torch.zeros_like(P[:, 0]) if W is None else W.clone(), P.square().sum(1), S.square(), 10)
-    now = loss_of_products(rows, W, P, S, total)
+    B, G = P.square().sum(1), S.square()
+    W = sweep(torch.zeros_like(B) if W is None else W.clone(), B, G, 10)
+    V = rows.moment(W)
+    now = loss_of_energies(rows, W, B, V, G, total)
     losses, converged = [now], False
     for iteration in range(max_iter):
-        H, P, S, W = _revive(rows, W, H, P, S, frozen)
-        D = stationary(rows, W, P, S) - H if not frozen else _towards(rows, W, H, P, S, frozen)
-        # A component without users has no target: it waits for _revive where it is.
-        D[_dead(rows, W)] = 0
+        dead = _dead(rows, W)
+        if bool(dead[frozen:].any()):
+            H, P, S, W = _revived(rows, W, H, P, S, dead, frozen)
+            V, dead = rows.moment(W), _dead(rows, W)
+        D = stationary(rows, W, V, P, S) - H if not frozen else _towards(rows, W, V, H, P, S, frozen)
+        # A component without users has no target: it waits where it is until there is something for it.
+        D[dead] = 0
         Q = rows.project(D)
         C, E = rows.inner(H, D, Q), rows.inner(D, D, Q)
-        t = line_minimum(rows, W, P, Q, S, C + C.T, E)
+        t = line_minimum(rows, W, V, P, Q, S, C + C.T, E)
         new_H, new_P, new_S, norms = _unit(rows, H + t * D, P + t * Q, frozen)
         shrunk = (shrunk * norms).clamp_max(1)
         if float(shrunk.min()) < SHRUNK:
             new_P = rows.project(new_H)
             new_S, shrunk = rows.inner(new_H, new_H, new_P), torch.ones_like(shrunk)
         # Unit components keep their coefficients' meaning: W_j h_jh_jᵀ is the same as before the step.
-        new_W = sweep(W * norms.square(), new_P.square().sum(1), new_S.square())
-        before, after = now, loss_of_products(rows, new_W, new_P, new_S, total)
+        new_B, new_G = new_P.square().sum(1), new_S.square()
+        new_W = sweep(W * norms.square(), new_B, new_G)
+        new_V = rows.moment(new_W)
+        before, after = now, loss_of_energies(rows, new_W, new_B, new_V, new_G, total)
         if after <= before:
-            H, P, S, W, now = new_H, new_P, new_S, new_W, after
+            H, P, S, W, V, now = new_H, new_P, new_S, new_W, new_V, after
             losses.append(now)
         if on_iteration is not None:
             on_iteration(iteration + 1, now)
         if before - now <= tol * max(abs(now), 1e-12 * total):
             converged = True
             break
-    exact = fit_coefficients(P.square().sum(1), S.square())
-    final = loss_of_products(rows, exact, P, S, total)
+    B, G = P.square().sum(1), S.square()
+    exact = fit_coefficients(B, G)
+    final = loss_of_energies(rows, exact, B, rows.moment(exact), G, total)
     if final <= now:
         W, now = exact, final
     return Solution(W, H, [*losses, now], converged, P)
 
 
-def _towards(rows: Rows, W: Tensor, H: Tensor, P: Tensor, S: Tensor, frozen: int) -> Tensor:
+def _towards(rows: Rows, W: Tensor, V: Tensor, H: Tensor, P: Tensor, S: Tensor, frozen: int) -> Tensor:
     """The direction for the components that move, given the ones that do not: M_ff H_f = T_f − M_fz H_z."""
-    M = rows.moment(W) * S
+    M = V * S
     summed = rows.gather((rows.weights[:, None] * W)[:, None] * P)[frozen:] - M[frozen:, :frozen] @ H[:frozen]
     D = torch.zeros_like(H)
     D[frozen:] = torch.linalg.pinv(M[frozen:, frozen:], hermitian=True, rtol=1e-12) @ summed - H[frozen:]
@@ -105,14 +113,14 @@ def _unit(rows: Rows, H: Tensor, P: Tensor, frozen: int) -> tuple[Tensor, Tensor
     return H / norms[:, None], P / norms, S / (norms[:, None] * norms), norms
 
 
-def _revive(rows: Rows, W: Tensor, H: Tensor, P: Tensor, S: Tensor, frozen: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gives a component without users what is left of the example that is explained worst; the loss stays as it is (W_j = 0)."""
-    dead = [j for j in _dead(rows, W).nonzero().flatten().tolist() if j >= frozen]
-    if not dead:
-        return H, P, S, W
+def _revived(
+    rows: Rows, W: Tensor, H: Tensor, P: Tensor, S: Tensor, dead: Tensor, frozen: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Components without users get what is left of the examples that are explained worst; the loss stays as it is (W_j = 0)."""
+    free = [j for j in dead.nonzero().flatten().tolist() if j >= frozen]
     residual = rows.energies - 2 * (W * P.square().sum(1)).sum(1) + ((W @ S.square()) * W).sum(1)
     old, H, W = H, H.clone(), W.clone()
-    for j, (at, left) in zip(dead, rows.largest(torch.where(rows.weights > 0, residual, 0.0), len(dead)), strict=False):
+    for j, (at, left) in zip(free, rows.largest(torch.where(rows.weights > 0, residual, 0.0), len(free)), strict=False):
         if left <= 1e-9:
             break
         W[:, j] = 0

@@ -53,16 +53,20 @@ def loss(rows: Rows, W: Tensor, H: Tensor, total: float) -> float:
 
 def loss_of_products(rows: Rows, W: Tensor, P: Tensor, S: Tensor, total: float) -> float:
     """:func:`loss` with P = A Hᵀ and S = H Hᵀ at hand."""
-    explained = rows.total((rows.weights[:, None] * W * P.square().sum(1)).sum())
-    return float(total - 2 * explained + (rows.moment(W) * S.square()).sum())
+    return loss_of_energies(rows, W, P.square().sum(1), rows.moment(W), S.square(), total)
 
 
-def line_minimum(rows: Rows, W: Tensor, P: Tensor, Q: Tensor, S: Tensor, C: Tensor, E: Tensor) -> float:
+def loss_of_energies(rows: Rows, W: Tensor, B: Tensor, V: Tensor, G: Tensor, total: float) -> float:
+    """:func:`loss` with B, V = WᵀΩW and G = S∘S at hand."""
+    return float(total - 2 * rows.total((rows.weights * (W * B).sum(1)).sum()) + (V * G).sum())
+
+
+def line_minimum(rows: Rows, W: Tensor, V: Tensor, P: Tensor, Q: Tensor, S: Tensor, C: Tensor, E: Tensor) -> float:
     """The t that minimises L(W, H + tD): smallest value of a quartic over the real roots of its derivative, and zero.
 
-    P, Q: projections of H and D; S = H Hᵀ, C = H Dᵀ + D Hᵀ, E = D Dᵀ.
+    V = WᵀΩW; P, Q: projections of H and D; S = H Hᵀ, C = H Dᵀ + D Hᵀ, E = D Dᵀ.
     """
-    weighted, V = rows.weights[:, None] * W, rows.moment(W)
+    weighted = rows.weights[:, None] * W
     sums = rows.total(torch.stack([(weighted * (P * Q).sum(1)).sum(), (weighted * Q.square().sum(1)).sum()])).tolist()
     quartic = [
         0.0,
@@ -78,7 +82,7 @@ def line_minimum(rows: Rows, W: Tensor, P: Tensor, Q: Tensor, S: Tensor, C: Tens
     return min(candidates, key=lambda t: float(value(t)))
 
 
-def stationary(rows: Rows, W: Tensor, P: Tensor, S: Tensor) -> Tensor:
-    """The directions at which the gradient vanishes with one of the two tied factors held still: (WᵀΩW∘S)⁻¹ (ΩW⊙P)ᵀA, (r, ·)."""
+def stationary(rows: Rows, W: Tensor, V: Tensor, P: Tensor, S: Tensor) -> Tensor:
+    """The directions at which the gradient vanishes with one of the two tied factors held still: (V∘S)⁻¹ (ΩW⊙P)ᵀA, (r, ·), with V = WᵀΩW."""
     summed = rows.gather((rows.weights[:, None] * W)[:, None] * P)
-    return torch.linalg.pinv(rows.moment(W) * S, hermitian=True, rtol=1e-12) @ summed
+    return torch.linalg.pinv(V * S, hermitian=True, rtol=1e-12) @ summed

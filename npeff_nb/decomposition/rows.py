@@ -144,7 +144,7 @@ class Stored(Rows):
         self.rows = rows if torch.is_tensor(rows) else _as_tensor(rows)
         self.n, self.k, self.d = self.rows.shape
         self.device = torch.device(device)
-        ones = torch.ones(self.n, dtype=torch.float64, device=self.device)
+        self._ones = ones = torch.ones(self.n, dtype=torch.float64, device=self.device)
         self.weights = ones if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self.device)
         self.scales = ones if scales is None else torch.as_tensor(scales, dtype=torch.float64, device=self.device)
         if 8 * self.rows.numel() <= CONVERTED_UP_TO:
@@ -158,16 +158,16 @@ class Stored(Rows):
         P = torch.empty(self.n, self.k, len(H), dtype=torch.float64, device=self.device)
         H = H.to(self.computed)
         for part, A in self.parts():
-            P[part] = A @ H.T
-        return P.mul_(self.scales[:, None, None])
+            P[part] = _product(A.flatten(0, 1), H).reshape(-1, self.k, len(H))
+        return self._scaled(P)
 
     def gather(self, V: Tensor) -> Tensor:
         """VᵀA, part by part, (r, d)."""
-        found = torch.zeros(V.shape[2], self.d, dtype=torch.float64, device=self.device)
+        found = torch.zeros(self.d, V.shape[2], dtype=torch.float64, device=self.device)
+        weights = self._scaled(V.to(torch.float64, copy=self.scales is not self._ones)).to(self.computed)
         for part, A in self.parts():
-            weights = (V[part] * self.scales[part, None, None]).flatten(0, 1)
-            found += weights.T.to(self.computed) @ A.flatten(0, 1)
-        return found
+            found += _product(A.flatten(0, 1).T, weights[part].flatten(0, 1).T)
+        return found.T.contiguous()
 
     def inner(self, H: Tensor, D: Tensor, Q: Tensor) -> Tensor:
         """H Dᵀ; the coordinates say all."""
@@ -190,6 +190,10 @@ class Stored(Rows):
         for at in range(0, self.n, step):
             part = slice(at, at + step)
             yield part, self.rows[part].to(self.device, self.computed)
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """``x`` (n, ·, ·) times each example's scale, in place."""
+        return x if self.scales is self._ones else x.mul_(self.scales[:, None, None])
 
     @property
     def computed(self) -> torch.dtype:
@@ -231,7 +235,7 @@ class Gram(Rows):
 
     def project(self, H: Tensor) -> Tensor:
         """K Hᵀ, (n, k, r)."""
-        return (self.K @ H.T).view(self.n, self.k, len(H))
+        return _product(self.K, H).reshape(self.n, self.k, len(H))
 
     def gather(self, V: Tensor) -> Tensor:
         """The weights themselves, (r, N)."""
@@ -250,6 +254,11 @@ class Gram(Rows):
     def _energies(self) -> Tensor:
         blocks = self.K.view(self.n, self.k, self.n, self.k).diagonal(dim1=0, dim2=2)
         return blocks.square().sum((0, 1))
+
+
+def _product(many: Tensor, few: Tensor) -> Tensor:
+    """``many`` (N, d) times ``few`` (r, d) transposed, (N, r), the faster way round: on CPUs a factor of two or three either way."""
+    return (few @ many.T).T if many.dtype == torch.float64 else many @ few.T
 
 
 def leading(rows: Tensor, gram: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ Both forms are rows like any other, so that a solver runs in every process as it
 arguments.  What is sent in an iteration of :func:`~npeff_nb.decomposition.hals.hals`, in numbers of eight bytes:
 
 * :class:`RowShards`, other examples of the same features: H is whole everywhere, W belongs to the examples here.  Sums over examples are added up:
-  (ΩW⊙P)ᵀA with r·d, WᵀΩW three times with r².  H Dᵀ is handed round, three times r².
+  (ΩW⊙P)ᵀA with r·d, WᵀΩW with r².  H Dᵀ is handed round, three times r².
 * :class:`ColumnShards`, other features of the same examples: W is whole everywhere, H has the features here.  Sums over features are added up:
-  ADᵀ with n·k·r, H Dᵀ three times with r².  WᵀΩW is handed round, three times r².
+  ADᵀ with n·k·r, H Dᵀ three times with r².  WᵀΩW is handed round, r².
 
 Processes that decide differently would wait for each other.  So decisions are made from equal bytes: what is added up comes back the same to all
 (gloo and NCCL form each sum once), and what each could have rounded or drawn for itself is handed round by the first.  Left to each is algebra on

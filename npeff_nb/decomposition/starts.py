@@ -52,12 +52,12 @@ def loosened(rows: Rows, H: Tensor, rng: np.random.Generator, steps: int = LOOSE
     # The norms that make the sum of r components about as large as a Fisher.
     H = H * (2 / len(H)) ** 0.5
     P = rows.project(H)
-    S = rows.inner(H, H, P)
+    V, S = rows.moment(W), rows.inner(H, H, P)
     for _ in range(steps):
-        D = stationary(rows, W, P, S) - H
+        D = stationary(rows, W, V, P, S) - H
         Q = rows.project(D)
         C, E = rows.inner(H, D, Q), rows.inner(D, D, Q)
         C = C + C.T
-        t = line_minimum(rows, W, P, Q, S, C, E)
+        t = line_minimum(rows, W, V, P, Q, S, C, E)
         H, P, S = H + t * D, P + t * Q, S + t * C + t * t * E
     return H

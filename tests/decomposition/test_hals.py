@@ -179,7 +179,7 @@ def test_a_step_goes_to_the_minimum_along_its_line_and_coefficients_keep_their_m
     rows = Stored(A)
     W, H = point(20, 3, 6, 1)
     P, S = rows.project(H), H @ H.T
-    D = stationary(rows, W, P, S) - H
+    D = stationary(rows, W, rows.moment(W), P, S) - H
     at = np.linspace(-0.5, 2, 501)
     best = min(weighted_loss(A, W, H + t * D) for t in at)
     monkeypatch.setattr(module, "sweep", lambda W, *_: W)

@@ -210,6 +210,6 @@ def test_the_step_is_the_line_search_when_the_batch_is_all_there_is(seed):
     values = [weighted_loss(A, W, H + x * D) for x in at]
     assert 0 <= t <= 1
     assert weighted_loss(A, W, H + t * D) <= min(values) * (1 + 1e-10)
-    free = line_minimum(rows, W, P, Q, S, C + C.T, D @ D.T)
+    free = line_minimum(rows, W, rows.moment(W), P, Q, S, C + C.T, D @ D.T)
     if 0 <= free <= 1:
         assert t == pytest.approx(free, abs=1e-8)

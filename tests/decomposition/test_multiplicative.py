@@ -418,8 +418,8 @@ def test_divergence_is_said_with_its_iteration_and_what_to_do():
         multiplicative(rows, 4, total, np.random.default_rng(0), iterations=50, h_only=10, h_only_learning_rate=1e-3, learning_rate=1e100)
     with pytest.raises(FloatingPointError, match=r"after iteration [1-9] of 60: .* lower h_only_learning_rate \(now 1e\+06\)"):
         multiplicative(rows, 4, total, np.random.default_rng(0), iterations=50, h_only=10, h_only_learning_rate=1e6)
-    with pytest.raises(FloatingPointError, match=r"the Cayley step .*: lower learning_rate \(now 1e\+30\)"):
-        stiefel(rows, 4, total, np.random.default_rng(0), learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"the Cayley step .*: lower learning_rate \(now 1e\+308\)"):
+        stiefel(rows, 4, total, np.random.default_rng(0), learning_rate=1e308)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

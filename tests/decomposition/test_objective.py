@@ -76,7 +76,7 @@ def test_the_direction_solves_its_linear_system(seed, weighted, name):
     W, H = point(14, 3, 7, seed + 20)
     rows, own = form(name, A, H, weights)
     P = rows.project(own)
-    target = stationary(rows, W, P, rows.inner(own, own, P))
+    target = stationary(rows, W, rows.moment(W), P, rows.inner(own, own, P))
     if name == "gram":
         target = target @ torch.from_numpy(A.reshape(28, 7))
     gradient = derivative(lambda H: weighted_loss(A, W, H, weights), H.numpy())
@@ -90,7 +90,7 @@ def test_the_direction_of_a_component_without_users_is_zero():
     W, H = point(14, 3, 7, 0)
     W[:, 1] = 0
     rows = Stored(A)
-    target = stationary(rows, W, rows.project(H), H @ H.T)
+    target = stationary(rows, W, rows.moment(W), rows.project(H), H @ H.T)
     np.testing.assert_array_equal(target[1], 0)
     assert target[[0, 2]].norm() > 0.1
 
@@ -109,7 +109,7 @@ def test_the_line_search_finds_the_minimum_along_the_direction(seed, weighted):
 
     rows = Stored(A, weights=weights)
     C = H @ D.T
-    t = line_minimum(rows, W, rows.project(H), rows.project(D), H @ H.T, C + C.T, D @ D.T)
+    t = line_minimum(rows, W, rows.moment(W), rows.project(H), rows.project(D), H @ H.T, C + C.T, D @ D.T)
     at = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     quartic = np.polynomial.Polynomial.fit(at, [value(x) for x in at], 4).convert()
     assert quartic(0.37) == pytest.approx(value(0.37), rel=1e-10)  # along a line the loss really is a quartic
@@ -126,7 +126,7 @@ def test_the_line_search_bears_no_and_next_to_no_direction(size):
     W, H = point(14, 3, 7, 0)
     rows, D = Stored(A), size * point(14, 3, 7, 1)[1]
     C = H @ D.T
-    t = line_minimum(rows, W, rows.project(H), rows.project(D), H @ H.T, C + C.T, D @ D.T)
+    t = line_minimum(rows, W, rows.moment(W), rows.project(H), rows.project(D), H @ H.T, C + C.T, D @ D.T)
     assert np.isfinite(t)
     assert t == 0 or size > 0
     assert weighted_loss(A, W, H + t * D) <= weighted_loss(A, W, H) * (1 + 1e-12)

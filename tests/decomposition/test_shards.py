@@ -114,11 +114,11 @@ def products(A: rows.Rows, case: Case) -> dict[str, Tensor]:
     mass, total = case.mine(rng.random(n) * (rng.random(n) < 0.5)), objective.total_energy(A)
     rng = np.random.default_rng(2)
     draws = [A.draw(mass, rng) for _ in range(20)] + [A.draw(0 * mass, rng) for _ in range(5)]
-    C, some = A.inner(H, H, P), (0, 1, n // 2, n - 1)
+    M, C, some = A.moment(W), A.inner(H, H, P), (0, 1, n // 2, n - 1)
     return {
         "examples project": P, "features gather": A.gather(V), "same inner": A.inner(H, D, Q), "examples energies": A.energies,
-        "same total": total, "same moment": A.moment(W), "same loss": objective.loss(A, W, H, total),
-        "same step": objective.line_minimum(A, W, P, P.flip(2), S, C + C.T, S), "features stationary": objective.stationary(A, W, P, S),
+        "same total": total, "same moment": M, "same loss": objective.loss(A, W, H, total),
+        "same step": objective.line_minimum(A, W, M, P, P.flip(2), S, C + C.T, S), "features stationary": objective.stationary(A, W, M, P, S),
         "same draws": draws, "same largest": [found for count in (1, 5, n + 3) for found in A.largest(values, count)],
         "features example": torch.cat([A.example(at) for at in some]), "features leading": torch.cat([A.leading(at) for at in some]),
         "examples overlap": torch.stack([A.overlap(at) for at in some], 1),
