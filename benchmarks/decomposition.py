@@ -60,7 +60,11 @@ def planted(n: int = 2000, k: int = 3, p: int = 100_000, r: int = 32) -> dict[st
         trace: list[tuple[float, float]] = []
         begin = time.perf_counter()
         found = given(A)
-        tell = lambda _, __, loss: trace.append((time.perf_counter() - begin, loss))  # noqa: B023, E731 - called before the next turn
+
+        def tell(what: str, _: int, loss: float, begin: float = begin, trace: list[tuple[float, float]] = trace) -> None:
+            if what == "over the rows":  # before, losses are those of a sketch
+                trace.append((time.perf_counter() - begin, loss))
+
         how = plan(n, k, p, r, "hals", "auto", 0)
         find_components(
             found.rows, r, found.total, how, np.random.default_rng(seed), solver="hals", options={}, start=None, n_init=1, energy=None, tol=1e-5,

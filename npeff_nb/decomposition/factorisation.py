@@ -77,7 +77,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     example_explained_ : (n,) share of each unit-norm Fisher that its components explain.
     n_iter_, losses_, converged_ : iterations of the kept start, the loss after each (last: with exact coefficients), whether ``tol`` ended it.  Of
         ``"minibatch"``, not iterations but the looks at a sample that saw its loss fall.
-    restart_losses_ : final loss of every start.
+    restart_losses_ : final loss of every start, in the coordinates that :attr:`plan_` says.
     plan_ : how the fit went about it (:meth:`plan`); None after loading.
     examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an
         array.

@@ -13,9 +13,9 @@ from torch import Tensor
 from npeff_nb.decomposition.hals import hals
 from npeff_nb.decomposition.minibatch import minibatch
 from npeff_nb.decomposition.multiplicative import multiplicative
-from npeff_nb.decomposition.objective import Solution, total_energy
+from npeff_nb.decomposition.objective import Solution, stationary, total_energy
 from npeff_nb.decomposition.plan import Plan
-from npeff_nb.decomposition.reduction import reduce
+from npeff_nb.decomposition.reduction import reduce, sketched
 from npeff_nb.decomposition.rows import CONVERTED_UP_TO, Gram, Rows, Stored
 from npeff_nb.decomposition.starts import START_EXAMPLES, kmeans_pp, loosened
 from npeff_nb.decomposition.stiefel import stiefel
@@ -62,7 +62,7 @@ def find_components(
 ) -> Found:
     """Runs ``n_init`` starts (one from ``start`` (r, d), where it is given) and keeps the one with the lowest loss.
 
-    ``energy`` is what a basis has to carry (None: its size says all).
+    ``energy`` is what a basis has to carry, where the plan is one.
     """
     n_init = 1 if start is not None else n_init
 
@@ -95,6 +95,9 @@ def find_components(
     if plan.form == "gram":
         assert isinstance(rows, Stored)
         work = Gram.of(rows)
+    elif plan.form == "sketch":
+        assert isinstance(rows, Stored)
+        work = sketched(rows, plan.size, rng)
     elif plan.form == "basis":
         assert isinstance(rows, Stored)
         reduced = reduce(rows, plan.size, rng, energy)
@@ -104,10 +107,17 @@ def find_components(
     if work is rows:
         return Found(best.H, best.losses, best.converged, losses)
     left = max(1, max_iter - len(best.losses) + 2)
-    # Weights on rows may be large and cancel: what they project to is computed again.
-    H, P = (best.H @ reduced.basis, best.P) if reduced is not None else (rows.gather(best.H.T.reshape(rows.n, rows.k, r)), None)
+    P = None
+    if reduced is not None:
+        H, P = best.H @ reduced.basis, best.P
+    elif plan.form == "sketch":
+        assert best.P is not None
+        H = stationary(rows, best.W, rows.moment(best.W), best.P, best.H @ best.H.T)
+    else:  # weights on rows may be large and cancel: what they project to is computed again
+        H = rows.gather(best.H.T.reshape(rows.n, rows.k, r))
     over_all = hals(rows, H, total, tol=tol, max_iter=left, W=best.W, P=P, on_iteration=telling("over the rows"))
-    return Found(over_all.H, best.losses[:-1] + over_all.losses, over_all.converged, losses)
+    before = [] if plan.form == "sketch" else best.losses[:-1]  # a sketch's losses are none of the rows'
+    return Found(over_all.H, before + over_all.losses, over_all.converged, losses)
 
 
 def _best(attempts: Iterable[Solution]) -> tuple[Solution, list[float]]:

@@ -44,7 +44,7 @@ def hals(
     frozen : the first so many directions, of unit norm, stay as they are to the bit; their coefficients do not.
     W : (n, r) coefficients to start from; by default what a few sweeps from zero give.
     P : (n, k, r) projections on the start, where they are known.
-    on_iteration : called with (iteration, loss).
+    on_iteration : called with (iteration, loss), first with the start's.
     """
     H, P, S, _ = _unit(rows, H, rows.project(H) if P is None else P, frozen)
     shrunk = torch.ones(len(H), dtype=H.dtype, device=H.device)
@@ -53,6 +53,8 @@ def hals(
     V = rows.moment(W)
     now = loss_of_energies(rows, W, B, V, G, total)
     losses, converged = [now], False
+    if on_iteration is not None:
+        on_iteration(0, now)
     for iteration in range(max_iter):
         dead = _dead(rows, W)
         if bool(dead[frozen:].any()):

@@ -8,9 +8,10 @@ from typing import Literal
 
 from npeff_nb.decomposition import rows
 from npeff_nb.decomposition.coefficients import SOLVED_AT_ONCE
+from npeff_nb.decomposition.reduction import buckets_for
 from npeff_nb.decomposition.starts import START_EXAMPLES
 
-Form = Literal["rows", "basis", "gram", "mini-batch"]
+Form = Literal["rows", "sketch", "basis", "gram", "mini-batch"]
 SMALLEST_BASIS = 64
 WORTH_A_BASIS = 16
 """Fewer coordinates are sought when there are more than this many times as many features: finding them costs a few iterations over all."""
@@ -24,8 +25,8 @@ class Plan:
 
     Attributes
     ----------
-    form : ``"rows"``, over the rows as they are; ``"basis"``, first in fewer coordinates, then over the rows; ``"gram"``, over the rows' inner
-        products; ``"mini-batch"``, some examples at a time.
+    form : ``"rows"``, over the rows as they are; ``"sketch"`` and ``"basis"``, first in fewer coordinates, then over the rows; ``"gram"``, over the
+        rows' inner products; ``"mini-batch"``, some examples at a time.
     size : coordinates in which most iterations run; examples for ``"mini-batch"``.
     peak_bytes : memory beyond what the Fishers themselves take, at most; with a share of energy, if ``size`` coordinates carry it.
     why : the reason in words.
@@ -53,8 +54,10 @@ def plan(n: int, k: int, d: int, r: int, solver: str, reduction: str | float, ba
         form = "mini-batch"
     elif solver == "hals" and reduction == "gram":
         form = "gram"
-    elif solver == "hals" and (not isinstance(reduction, str) or (reduction == "auto" and d > WORTH_A_BASIS * basis and basis < N)):
+    elif solver == "hals" and not isinstance(reduction, str):
         form = "basis"
+    elif solver == "hals" and reduction == "auto" and d > WORTH_A_BASIS * basis and basis < N:
+        form = "sketch"
     elif solver == "hals" and reduction == "auto" and d > WORTH_A_BASIS * N:
         form = "gram"
     held = 8 * N * d <= rows.CONVERTED_UP_TO
@@ -68,10 +71,13 @@ def plan(n: int, k: int, d: int, r: int, solver: str, reduction: str | float, ba
         return Plan(form, batch, peak + sample + 2 * 12 * batch * k * d, f"{batch:,} of {n:,} examples at a time")
     if form == "gram":
         return Plan(form, N, peak + 8 * (N * N + 6 * N * r) + 2 * part, f"over the {N:,} × {N:,} inner products of the rows")
+    if form == "sketch":
+        buckets = buckets_for(d, basis)
+        peak += 8 * (3 * N * buckets + 3 * buckets**2 + N * basis + 2 * d)
+        return Plan(form, basis, peak, f"first in {basis} coordinates that sketch {d:,}, then over the rows")
     if form == "basis":
         peak += 8 * (4 * basis * d + 4 * N * basis)
-        said = f"{basis} of {d:,} coordinates" if isinstance(reduction, str) else f"coordinates with {reduction:g} of the energy, from {basis} up"
-        return Plan(form, basis, peak, f"first in {said}, then over the rows")
+        return Plan(form, basis, peak, f"first in coordinates with {reduction:g} of the energy, from {basis} up, then over the rows")
     return Plan(form, d, peak + (0 if held else sample), f"over the rows as they are, {N:,} × {d:,}")
 
 

@@ -1,11 +1,16 @@
-"""Few coordinates instead of many: a basis of the rows' space in which a fit runs fast, and how much it can cost at most.
+"""Few coordinates instead of many, in which a fit runs fast: a random sketch, or a basis of the rows' space with a bound on what it can cost.
 
-In orthonormal directions Q (q, d) the rows are Z = AQᵀ.  For components in the span of Q the loss is the one over Z plus what A has outside; for
-any others it is at least the one over Z, since projections contract.  So
+**Sketch.**  Features are dealt into buckets and added up with random signs (CountSketch: Charikar, Chen and Farach-Colton 2002), which reads the rows
+once and keeps their inner products right on average; the sketch's own principal directions are the coordinates.  Coefficients that suit them suit
+the rows, and with coefficients the components over the rows are one exact step away.
+
+**Basis.**  In orthonormal directions Q (q, d) the rows are Z = AQᵀ.  For components in the span of Q the loss is the one over Z plus what A has
+outside; for any others it is at least the one over Z, since projections contract.  So
 
     min L_Z ≤ min L ≤ min L_Z + (Σ_i ω_i‖F̂_i‖² − Σ_i ω_i‖Z_iᵀZ_i‖²),
 
-with L_Z over the energy of Z alone.  A fit in Z is a start: the fit over A goes on from it, so that nothing of the reduction is left in the result.
+with L_Z over the energy of Z alone.  Either way a fit in few coordinates is a start: the fit over A goes on from it, so that nothing of the
+reduction is left in the result.
 """
 
 from __future__ import annotations
@@ -19,6 +24,12 @@ from torch import Tensor
 from npeff_nb.decomposition.objective import total_energy
 from npeff_nb.decomposition.rows import Stored
 
+BUCKETS = 1024
+"""Numbers that a row becomes in a sketch: two unit vectors' inner product is off by their inverse root, 0.03."""
+BUCKETS_OF_EACH = 4
+"""And at least so many for each coordinate."""
+ROWS_AT_ONCE = 16
+"""On a CPU: rows with signs on them stay in the cache until they are added up."""
 PASSES = 1
 """Power iterations of the range finder: each is two more products with the rows, and sharpens the leading directions."""
 
@@ -39,6 +50,38 @@ class Reduced:
     basis: Tensor
     kept: float
     gap: float
+
+
+def sketched(rows: Stored, size: int, rng: np.random.Generator) -> Stored:
+    """The rows in the leading ``size`` principal directions of their sketch, (n, k, size)."""
+    buckets = buckets_for(rows.d, size)
+    signs = torch.from_numpy(rng.integers(0, 2, rows.d, dtype=np.int8)).to(rows.device, rows.computed).mul_(2).sub_(1)
+    found = torch.empty(rows.n, rows.k, buckets, dtype=torch.float64, device=rows.device)
+    for part, A in rows.parts():
+        found[part] = _dealt(A.flatten(0, 1), signs, buckets).view(-1, rows.k, buckets)
+    found *= rows.scales[:, None, None]
+    flat = found.flatten(0, 1)
+    weights = rows.weights.repeat_interleave(rows.k)
+    directions = torch.linalg.eigh((weights[:, None] * flat).T @ flat).eigenvectors[:, -size:]
+    return Stored((flat @ directions).view(rows.n, rows.k, -1), weights=rows.weights, device=rows.device)
+
+
+def buckets_for(d: int, size: int) -> int:
+    """How many buckets a sketch has from which ``size`` directions of d features are wanted."""
+    return min(d, max(BUCKETS, BUCKETS_OF_EACH * size))
+
+
+def _dealt(A: Tensor, signs: Tensor, buckets: int) -> Tensor:
+    """(N, buckets): feature j goes with its sign to bucket j mod ``buckets``, so that neighbours, who may be large together, part."""
+    N, d = A.shape
+    whole = d // buckets * buckets
+    found = torch.empty(N, buckets, dtype=A.dtype, device=A.device)
+    step = ROWS_AT_ONCE if A.is_cpu else N
+    for at in range(0, N, step):
+        signed = A[at : at + step] * signs
+        torch.sum(signed[:, :whole].unflatten(1, (-1, buckets)), 1, out=found[at : at + step])
+        found[at : at + step, : d - whole] += signed[:, whole:]
+    return found
 
 
 def reduce(rows: Stored, size: int, rng: np.random.Generator, energy: float | None = None) -> Reduced:

@@ -83,7 +83,7 @@ def test_iterations_are_shared_between_the_forms():
     for way in ("gram", "basis"):
         told = []
         find(A, 4, way, n_init=1, tol=0, max_iter=7, tell=lambda what, iteration, now, told=told: told.append(what))
-        assert told == ["fit"] * 7 + ["over the rows"]  # the last is for the rows, however many there were
+        assert told == ["fit"] * 8 + ["over the rows"] * 2  # a start and its iterations; the last is for the rows, however many there were
 
 
 def test_the_best_start_is_kept_and_the_others_are_let_go():

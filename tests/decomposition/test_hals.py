@@ -154,9 +154,9 @@ def test_the_loss_never_rises_and_is_the_one_reported(kind, name):
         assert losses[-1] == pytest.approx(expected, abs=10 * noise)
         # An iteration that rounding would make worse is told but not taken, and ends the fit.
         told = [now for _, now in seen]
-        assert told[: len(losses) - 2] == found.losses[1:-1]
-        assert told[len(losses) - 2 :] in ([], [found.losses[-2]])
-        assert [i for i, _ in seen] == list(range(1, len(seen) + 1))
+        assert told[: len(losses) - 1] == found.losses[:-1]
+        assert told[len(losses) - 1 :] in ([], [found.losses[-2]])
+        assert [i for i, _ in seen] == list(range(len(seen)))
         assert (found.W >= 0).all()
         S = rows.inner(found.H, found.H, found.P)
         np.testing.assert_allclose(S.diagonal(), 1, atol=1e-6 if name == "gram" else 1e-12)

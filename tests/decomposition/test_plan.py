@@ -26,9 +26,9 @@ def planned(n: int, k: int, d: int, r: int, solver: str = "hals", reduction: str
     ("sizes", "settings", "form", "size"),
     [
         ((1000, 3, FEW, 8), {}, "rows", FEW),
-        ((1000, 3, FEW + 1, 8), {}, "basis", 64),
-        ((1000, 3, 100_000, 8), {}, "basis", 64),
-        ((1000, 3, 100_000, 200), {}, "basis", 400),
+        ((1000, 3, FEW + 1, 8), {}, "sketch", 64),
+        ((1000, 3, 100_000, 8), {}, "sketch", 64),
+        ((1000, 3, 100_000, 200), {}, "sketch", 400),
         ((1000, 3, 100_000, 200), {"reduction": "none"}, "rows", 100_000),
         # Fewer rows than a basis has directions: their inner products are all there is.
         ((20, 3, WORTH_A_BASIS * 60 + 1, 8), {}, "gram", 60),
@@ -50,7 +50,7 @@ def test_which_form_for_which_sizes(sizes, settings, form, size):
 
 def test_the_plan_in_words():
     assert planned(1000, 3, 100, 8).why == "over the rows as they are, 3,000 × 100"
-    assert planned(1000, 3, 100_000, 8).why == "first in 64 of 100,000 coordinates, then over the rows"
+    assert planned(1000, 3, 100_000, 8).why == "first in 64 coordinates that sketch 100,000, then over the rows"
     assert planned(1000, 3, 100, 8, reduction=0.9).why == "first in coordinates with 0.9 of the energy, from 64 up, then over the rows"
     assert planned(1000, 3, 100, 8, reduction="gram").why == "over the 3,000 × 3,000 inner products of the rows"
     assert planned(10_000, 3, 100, 8, solver="minibatch").why == "1,024 of 10,000 examples at a time"
@@ -105,6 +105,7 @@ print(json.dumps([npeff.plan_.form, npeff.plan_.peak_bytes, memory("VmHWM") - be
     ("form", "shape", "settings", "held_up_to"),
     [
         ("rows", (20_000, 1, 100), {"reduction": "none"}, rows_module.CONVERTED_UP_TO),
+        ("sketch", (4000, 1, 4000), {}, rows_module.CONVERTED_UP_TO),
         ("basis", (20_000, 1, 400), {"reduction": 0.1}, rows_module.CONVERTED_UP_TO),
         ("gram", (4000, 1, 50), {"reduction": "gram"}, rows_module.CONVERTED_UP_TO),
         ("mini-batch", (20_000, 1, 100), {"solver": "minibatch"}, 0),  # by parts

@@ -8,9 +8,11 @@ import torch
 import twins
 from problems import KINDS, in_parts, mapped, planted, problem, weighted_loss, weights_of
 
+import npeff_nb as nb
+from npeff_nb.decomposition import reduction as module
 from npeff_nb.decomposition.hals import hals
 from npeff_nb.decomposition.objective import loss, total_energy
-from npeff_nb.decomposition.reduction import Reduced, _orthonormal, reduce
+from npeff_nb.decomposition.reduction import Reduced, _orthonormal, buckets_for, reduce, sketched
 from npeff_nb.decomposition.rows import Stored
 from npeff_nb.decomposition.starts import kmeans_pp
 
@@ -177,3 +179,62 @@ def test_the_bracket_holds(seed, weighted):
     assert loss(rows, small.W, H, total) == pytest.approx(weighted_loss(A, small.W, H, weights), rel=1e-9)
     # Any components cost at least what their shadows do, with the same coefficients.
     assert loss(found.rows, whole.W, whole.H @ found.basis.T, inside) <= whole.losses[-1] * (1 + 1e-12)
+
+
+# Sketch
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_sketch_with_a_bucket_for_each_feature_is_the_rows_in_their_principal_directions(weighted):
+    A = problem("random", 0, n=30, k=2, d=15)
+    weights = weights_of(30).astype(float) if weighted else np.ones(30)
+    found = sketched(Stored(A, weights=weights), 6, generator())
+    leading = np.linalg.svd((np.sqrt(weights)[:, None, None] * A).reshape(-1, 15), full_matrices=False)[2][:6]
+    Z, expected = found.rows.numpy().reshape(60, 6), (A @ leading.T).reshape(60, 6)
+    np.testing.assert_allclose(Z @ Z.T, expected @ expected.T, atol=1e-12)  # up to signs and order
+    np.testing.assert_array_equal(found.weights, weights)
+
+
+def test_a_sketch_is_sums_of_features_with_signs(monkeypatch):
+    """Written out: every feature goes to one bucket with a sign of its own; scales count, parts and chunks do not show."""
+    monkeypatch.setattr(module, "BUCKETS", 7)
+    monkeypatch.setattr(module, "BUCKETS_OF_EACH", 1)
+    A, scales = problem("random", 0, n=40, k=2, d=50), np.linspace(0.5, 2, 40)
+    found = sketched(Stored(A, scales=scales), 7, generator(3)).rows.numpy().reshape(80, 7)
+    signs = 2.0 * generator(3).integers(0, 2, 50, dtype=np.int8) - 1
+    expected = np.zeros((80, 7))
+    for j in range(50):
+        expected[:, j % 7] += signs[j] * (scales[:, None, None] * A).reshape(80, 50)[:, j]
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-11)
+    in_parts(monkeypatch, 7, A)
+    again = sketched(Stored(A, scales=scales), 7, generator(3)).rows.numpy().reshape(80, 7)
+    np.testing.assert_allclose(again @ again.T, expected @ expected.T, atol=1e-11)
+
+
+def test_a_sketch_keeps_inner_products_on_average():
+    A = problem("random", 0, n=10, k=1, d=400)
+    true = A[:, 0] @ A[:, 0].T
+    draws = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        signs = 2.0 * rng.integers(0, 2, 400) - 1
+        draws.append(module._dealt(torch.from_numpy(A[:, 0]), torch.from_numpy(signs), 50).numpy())
+    grams = np.stack([x @ x.T for x in draws])
+    # Unbiased within four standard errors, and as far off as buckets say: a variance of (1 + cos²)/50 off the diagonal.
+    off = ~np.eye(10, dtype=bool)
+    assert (np.abs(grams.mean(0) - true)[off] <= 4 * grams.std(0)[off] / 200**0.5).all()
+    assert grams.std(0)[off].mean() == pytest.approx(50**-0.5, rel=0.15)
+
+
+def test_how_many_buckets():
+    assert [buckets_for(*asked) for asked in ((100, 64), (10_000, 64), (10_000, 400), (1200, 400))] == [100, 1024, 1600, 1200]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fit_from_a_sketch_ends_as_low_as_one_over_the_rows(seed):
+    A, H = planted(400, 2, 3000, 5, seed)
+    npeff = nb.NPEFF(5, n_init=2, random_state=seed).fit(A)
+    assert npeff.plan_.form == "sketch"
+    whole = nb.NPEFF(5, n_init=2, random_state=seed, reduction="none").fit(A)
+    assert npeff.reconstruction_err_ == pytest.approx(whole.reconstruction_err_, rel=1e-4)
+    assert np.abs(npeff.components_ @ H.T).max(0).min() > 0.95
