@@ -24,8 +24,8 @@ from torch import Tensor
 from npeff_nb.decomposition.objective import total_energy
 from npeff_nb.decomposition.rows import Stored
 
-BUCKETS = 1024
-"""Numbers that a row becomes in a sketch: two unit vectors' inner product is off by their inverse root, 0.03."""
+BUCKETS = 512
+"""Numbers that a row becomes in a sketch: two unit vectors' inner product is off by their inverse root, 0.04."""
 BUCKETS_OF_EACH = 4
 """And at least so many for each coordinate."""
 ROWS_AT_ONCE = 16

@@ -227,7 +227,7 @@ def test_a_sketch_keeps_inner_products_on_average():
 
 
 def test_how_many_buckets():
-    assert [buckets_for(*asked) for asked in ((100, 64), (10_000, 64), (10_000, 400), (1200, 400))] == [100, 1024, 1600, 1200]
+    assert [buckets_for(*asked) for asked in ((100, 64), (10_000, 64), (10_000, 400), (1200, 400))] == [100, 512, 1600, 1200]
 
 
 @pytest.mark.parametrize("seed", range(3))
