@@ -66,7 +66,7 @@ def hals(
         Q = rows.project(D)
         C, E = rows.inner(H, D, Q), rows.inner(D, D, Q)
         t = line_minimum(rows, W, V, P, Q, S, C + C.T, E)
-        new_H, new_P, new_S, norms = _unit(rows, H + t * D, P + t * Q, frozen)
+        new_H, new_P, new_S, norms = _unit(rows, torch.add(H, D, alpha=t), torch.add(P, Q, alpha=t), frozen)
         shrunk = (shrunk * norms).clamp_max(1)
         if float(shrunk.min()) < SHRUNK:
             new_P = rows.project(new_H)

@@ -5,8 +5,12 @@ position is a sum over positions t.  So P_y = Σ_t p_yt and
 
     share_t = Σ_y P_y p_yt / Σ_y P_y²,        Σ_t share_t = 1.
 
-A share can be negative: the token speaks against the component.  Layers that see no positions (a pooler on top of the first token) and
-parameters shared by all positions (biases, norms) form a remainder of their own.
+A share can be negative: the token speaks against the component.
+
+**The remainder** is what :func:`token_shares` gives to no token: biases and norms, whose gradients are kept summed over positions; layers that see no
+positions (a pooler or classifier on top of one token); an answer's own positions in an encoder–decoder.  Matrices and embeddings (words, positions,
+types) stand at the token that they read.  :func:`token_table` opens the remainder for one example: a bias or norm of a module that works position
+by position is split over the tokens too, and the rest is listed by module.
 """
 
 from __future__ import annotations
@@ -16,14 +20,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import pandas as pd
+import torch
+from torch import Tensor, nn
 
 from npeff_nb.fisher.batches import TextBatches
 from npeff_nb.fisher.completeness import tape_for
+from npeff_nb.fisher.gradients import Tape
+from npeff_nb.fisher.layers import Outer, Use, rule_for
 from npeff_nb.fisher.outputs import is_encoder_decoder
-from npeff_nb.fisher.subject import Subject
+from npeff_nb.fisher.parameters import describe_parameters
+from npeff_nb.fisher.subject import Pass, Subject, alone_with
 
 ELSEWHERE = "elsewhere"
+PARTS = ("attention", "MLP", "embedding", "norm and bias", "other")
+"""Columns of :func:`token_table`, by kind of parameter (:func:`npeff_nb.fisher.parameters.describe_parameters`)."""
+ROUNDING = 1e-6
+"""A module's remainder below this is the rounding of float32 sums."""
 _LOOKS_BACK = re.compile(r"(EncDecAttention|encoder_attn|crossattention).*\.(k|v|key|value|k_proj|v_proj)\.")
 """Keys and values of cross-attention, as the common families name them."""
 
@@ -34,38 +47,165 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
     An example whose Fisher has nothing along the direction gets zeros.
     """
     tape = tape_for(subject, list(direction), quiet=True)
-    assert isinstance(subject.batches, TextBatches), "tokens are split for texts only"
-    answers = is_encoder_decoder(subject.model)
-
-    def reads_text(name: str) -> bool:
-        # The decoder's positions are the answer's, but where it looks back at the text.
-        return not answers or "decoder" not in name.split(".") or bool(_LOOKS_BACK.search(name))
-
     out: dict[int, tuple[np.ndarray, float]] = {}
     for batch in subject.batches.batches(np.asarray(rows)):
-        lengths = np.array([len(subject.batches.encoded["input_ids"][row]) for row in batch])
-        width = int(lengths.max())
-        at_tokens, elsewhere = np.zeros((len(batch), 1, width)), np.zeros((len(batch), 1))  # broadcast over the K rows
-        with subject.gradients(tape, batch) as found:
-            for name, uses in found.gradients:
-                for use in uses:
-                    part = use.along(direction[name].reshape(direction[name].shape[0], -1)).double().cpu().numpy()  # (n, K, T)
-                    if part.shape[2] == width and part.shape[2] > 1 and reads_text(name):
-                        at_tokens = at_tokens + part
-                    else:
-                        elsewhere = elsewhere + part.sum(2)
-        projection = at_tokens.sum(2) + elsewhere  # P_y, (n, K)
-        at_tokens, elsewhere = at_tokens + np.zeros((*projection.shape, 1)), elsewhere + np.zeros(projection.shape)
-        energy = (projection**2).sum(1)
-        scale = np.divide(1.0, energy, out=np.zeros_like(energy), where=energy > 0)
-        shares = np.einsum("nk,nkt,n->nt", projection, at_tokens, scale)
-        rest = np.einsum("nk,nk,n->n", projection, elsewhere, scale)
+        parts, _ = _parts(subject, direction, tape, batch)
+        lengths = [len(ids) for ids in _ids(subject, batch)]
+        at_tokens = sum((at for at, _ in parts.values()), start=np.zeros((len(batch), 1, max(lengths))))  # (n, K, T)
+        elsewhere = sum((rest for _, rest in parts.values()), start=np.zeros((len(batch), 1)))
+        along, _ = _per_energy(at_tokens.sum(2) + elsewhere)
+        shares, remainder = np.einsum("nk,nkt->nt", along, at_tokens), np.einsum("nk,nk->n", along, elsewhere)
         for at, row in enumerate(batch):
             own = slice(0, lengths[at])
             # What stands on padding (nothing, where the mask is respected) is not lost silently either.
             outside = shares[at].sum() - shares[at, own].sum()
-            out[int(row)] = (shares[at, own], float(rest[at] + outside))
+            out[int(row)] = (shares[at, own], float(remainder[at] + outside))
     return out
+
+
+def token_table(subject: Subject, direction: Mapping[str, Tensor], row: int) -> pd.DataFrame:
+    """Where one example's coefficient comes from, as finely as it can be said exactly: its tokens in reading order, then the remainder by module.
+
+    Columns: ``position``, ``token`` as the tokenizer names it, and ``word``, the word of the text that it is part of (None for special tokens);
+    ``module`` in the remainder's rows; ``share``; and what of it comes from ``attention``, ``MLP``, ``embedding``, ``norm and bias`` and ``other``
+    parameters (pooler, head, adapters).  The five add up to ``share``, and ``share`` adds up to 1 over all rows.
+
+    A token's share here is that of :func:`token_shares` and its part of ``norm and bias``, which stands in the remainder there.
+    """
+    tape = tape_for(subject, list(direction), quiet=True)
+    batch = np.array([row])
+    parts, found = _parts(subject, direction, tape, batch)
+    (ids,) = _ids(subject, batch)
+    vectors = [name for name in parts if direction[name].ndim == 1]
+    split = _vectors_by_position(subject, direction, vectors, batch, found, len(ids))
+    parts |= {name: (at, parts[name][1] - at.sum(2)) for name, at in split.items()}
+    projection = sum((at.sum(2) + rest for at, rest in parts.values()), start=np.zeros((1, 1)))
+    (along,), _ = _per_energy(projection)
+
+    kinds = describe_parameters(subject.model).set_index("name")["kind"]
+    at_tokens, modules = np.zeros((len(ids), len(PARTS))), dict[str, np.ndarray]()
+    for name, (at, rest) in parts.items():
+        column = PARTS.index(_part(kinds[name]))
+        at_tokens[:, column] += along @ at[0]
+        modules.setdefault(name.rpartition(".")[0], np.zeros(len(PARTS)))[column] += along @ rest[0]
+    modules = {path: of for path, of in modules.items() if abs(of).max() > ROUNDING}
+    batches = subject.batches
+    pieces = _pieces(subject.tokenizer, batches.texts[row], len(ids), None if batches.pairs is None else batches.pairs[row], ids)  # type: ignore[attr-defined]
+    spoken = _words_of(pieces)
+    largest_first = sorted(modules, key=lambda path: -abs(modules[path].sum()))
+    values = np.concatenate([at_tokens, *(modules[path][None] for path in largest_first)])
+    nothing = [None] * len(largest_first)
+    table = pd.DataFrame(
+        {
+            "position": pd.array([*range(len(ids)), *nothing], dtype="Int64"),
+            "token": [*(name for name, *_ in pieces), *nothing],
+            "word": [*spoken, *nothing],
+            "module": [*([None] * len(ids)), *largest_first],
+            "share": values.sum(1),
+        }
+    )
+    return table.assign(**dict(zip(PARTS, values.T, strict=True)))
+
+
+def _ids(subject: Subject, batch: np.ndarray) -> list[list[int]]:
+    """The tokens of each example's text."""
+    if not isinstance(subject.batches, TextBatches):
+        raise TypeError("token shares are of texts; these examples have no tokens")
+    return [list(subject.batches.encoded["input_ids"][row]) for row in batch]
+
+
+def _parts(subject: Subject, direction: Mapping[str, Tensor], tape: Tape, batch: np.ndarray) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Pass]:
+    """Each parameter's part of P_y: at every token (n, K, T), and elsewhere (n, K)."""
+    ids = _ids(subject, batch)
+    n, width = len(batch), max(map(len, ids))
+    every = [len(of_text) for of_text in subject.batches.encoded["input_ids"]]  # type: ignore[attr-defined]
+    company = [int(np.argmax(every))] if width == 1 and max(every) > 1 and subject.batches.batch_size != 1 else []
+    # One token alone looks like a layer without positions: a longer text in the same batch tells them apart.
+    if company:
+        width, batch = every[company[0]], np.append(batch, company)
+    answers = is_encoder_decoder(subject.model)
+
+    def of_text(name: str, use: Use) -> bool:
+        if not answers:
+            return True
+        # The decoder's positions are the answer's, but where it looks back at the text; a table that both halves share is told by what it looks up.
+        if {"encoder", "decoder"} & set(name.split(".")):
+            return "encoder" in name.split(".") or bool(_LOOKS_BACK.search(name))
+        return isinstance(use, Outer) and use.rows is not None and all(use.left[i, 0, : len(own)].tolist() == own for i, own in enumerate(ids))
+
+    out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    with subject.gradients(tape, batch) as found:
+        for name, uses in found.gradients:
+            at_tokens, elsewhere = np.zeros((n, 1, max(map(len, ids)))), np.zeros((n, 1))  # broadcast over the K rows
+            for use in uses:
+                part = use.along(_matrix(direction[name])).double().cpu().numpy()  # (n, K, T)
+                if part.shape[2] == width > 1 and of_text(name, use):
+                    at_tokens = at_tokens + part[:n, :, : at_tokens.shape[2]]
+                else:
+                    elsewhere = elsewhere + part[:n].sum(2)
+            k = max(at_tokens.shape[1], elsewhere.shape[1])
+            out[name] = (np.broadcast_to(at_tokens, (n, k, at_tokens.shape[2])), np.broadcast_to(elsewhere, (n, k)))
+    return out, found
+
+
+def _vectors_by_position(
+    subject: Subject, direction: Mapping[str, Tensor], names: list[str], batch: np.ndarray, found: Pass, width: int
+) -> dict[str, np.ndarray]:
+    """Biases' and norms' parts of P_y at every token, (1, K, T), for one example; those of modules without its positions are left out.
+
+    A module that works position by position sees T inputs as it would see T examples: its formula, asked so, gives one gradient a position.
+    """
+    wanted = {id(p): name for name, p in subject.model.named_parameters() if name in names}
+    calls: list[tuple[nn.Module, dict[str, str], Tensor, Tensor]] = []
+
+    def record(module: nn.Module, inputs: tuple, named: dict, output: Any) -> Any:
+        given = inputs[0] if inputs else named.get("input")
+        if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[:2] != (1, width) or given.shape[:2] != (1, width):
+            return None
+        added = torch.zeros_like(output, requires_grad=True)  # its gradient is the output's
+        owned = {own: wanted[id(p)] for own, p in module.named_parameters(recurse=False, remove_duplicate=False) if id(p) in wanted}
+        calls.append((module, owned, given.detach()[0], added))
+        return output + added
+
+    answers, handles = is_encoder_decoder(subject.model), []
+    with alone_with(subject.model):
+        try:
+            for path, module in subject.model.named_modules():
+                owns = any(id(p) in wanted for p in module.parameters(recurse=False))
+                if owns and rule_for(module) is not None and (not answers or "encoder" in path.split(".")):
+                    handles.append(module.register_forward_hook(record, with_kwargs=True))
+            with torch.enable_grad():
+                z = subject.raw_logits(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        cotangents = subject.recipe.cotangents(z.detach(), found.logits[:1], {key: value[:1] for key, value in found.chosen.items()})[:, : found.rows]
+        leaves = [added for *_, added in calls]
+        felt = [torch.autograd.grad(z, leaves, c.to(z), retain_graph=True, allow_unused=True) for c in cotangents.unbind(1)] if calls else []
+    out: dict[str, np.ndarray] = {}
+    for at, (module, owned, given, added) in enumerate(calls):
+        b = torch.stack([added.new_zeros(added.shape)[0] if of_row[at] is None else of_row[at][0] for of_row in felt], 1)  # (T, K, out)
+        rule = rule_for(module)
+        assert rule is not None, "only modules with a formula are recorded"
+        sides = rule(module, given if given.dtype == torch.float64 else given.float(), b if b.dtype == torch.float64 else b.float())
+        for own, name in owned.items():
+            part = sides[own]().along(_matrix(direction[name]).to(b.device)).sum(2).T.double().cpu().numpy()[None]
+            out[name] = out.get(name, 0) + part
+    return out
+
+
+def _per_energy(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """P_y / Σ_y P_y² (n, K), zeros where there is nothing, and the energies (n,)."""
+    energy = (projection**2).sum(1)
+    return projection * np.divide(1.0, energy, out=np.zeros_like(energy), where=energy > 0)[:, None], energy
+
+
+def _part(kind: str) -> str:
+    return "norm and bias" if kind in {"norm", "bias"} else next((part for part in PARTS if kind.split()[0] == part), "other")
+
+
+def _matrix(value: Tensor) -> Tensor:
+    return value.reshape(value.shape[0] if value.ndim else 1, -1)
 
 
 def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None = None, ids: list[int] | None = None) -> tuple[list[dict], list[dict]]:
@@ -81,20 +221,37 @@ def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None =
     words : [{"text", "share", "space"}], as written in the text, ``space`` telling whether a space stood before.
     asides : [{"name", "share"}], one entry a special token.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        return _words_without_offsets(tokenizer, text, shares, text_pair)
-    pair = () if text_pair is None else (text_pair,)
-    encoded, first = _as_read(tokenizer, text, pair, len(shares), ids)
-    part = slice(first, first + len(shares))
-    sources = [text, *pair]
     merged: list[dict] = []
     asides: dict[str, float] = {}
-    last = None
-    names = tokenizer.convert_ids_to_tokens(encoded["input_ids"][part] if ids is None else ids)
-    places = zip(encoded.word_ids(0)[part], encoded.sequence_ids(0)[part], encoded["offset_mapping"][part], names, shares, strict=True)
-    for word, sequence, (start, end), name, share in places:
-        if word is None or start == end:
+    for (name, piece, joins, space), share in zip(_pieces(tokenizer, text, len(shares), text_pair, ids), shares, strict=True):
+        if piece is None:
             asides[name] = asides.get(name, 0.0) + float(share)
+        elif joins:
+            merged[-1]["text"] += piece
+            merged[-1]["share"] += float(share)
+        else:
+            merged.append({"text": piece, "share": float(share), "space": space})
+    return merged, [{"name": name, "share": share} for name, share in asides.items()]
+
+
+_Piece = tuple[str, str | None, bool, bool]
+"""A token's name, its part of the text (None: it stands for nothing in it), whether that goes on with the word before, whether a space stood before."""
+
+
+def _pieces(tokenizer: Any, text: str, length: int, text_pair: str | None, ids: list[int] | None) -> list[_Piece]:
+    pair = () if text_pair is None else (text_pair,)
+    if not getattr(tokenizer, "is_fast", False):
+        return _pieces_without_offsets(tokenizer, text, length, pair)
+    encoded, first = _as_read(tokenizer, text, pair, length, ids)
+    part = slice(first, first + length)
+    sources = [text, *pair]
+    out: list[_Piece] = []
+    last, begun = None, False
+    names = tokenizer.convert_ids_to_tokens(encoded["input_ids"][part] if ids is None else ids)
+    places = zip(encoded.word_ids(0)[part], encoded.sequence_ids(0)[part], encoded["offset_mapping"][part], names, strict=True)
+    for word, sequence, (start, end), name in places:
+        if word is None or start == end:
+            out.append((name, None, False, False))
             last = None
             continue
         source = sources[sequence or 0]
@@ -102,14 +259,9 @@ def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None =
         space = (start > 0 and source[start - 1].isspace()) or piece[:1].isspace()
         # Some tokenizers call a whole text one word: letters that follow letters are what makes a word here.
         within = not space and start > 0 and source[start].isalnum() and source[start - 1].isalnum()
-        piece = piece.strip()
-        if last == (sequence, word) and within:
-            merged[-1]["text"] += piece
-            merged[-1]["share"] += float(share)
-        else:
-            merged.append({"text": piece, "share": float(share), "space": bool(merged) and (space or start == 0)})
-        last = (sequence, word)
-    return merged, [{"name": name, "share": share} for name, share in asides.items()]
+        out.append((name, piece.strip(), last == (sequence, word) and within, begun and (space or start == 0)))
+        last, begun = (sequence, word), True
+    return out
 
 
 def _as_read(tokenizer: Any, text: str, pair: tuple[str, ...], length: int, ids: list[int] | None) -> tuple[Any, int]:
@@ -127,21 +279,31 @@ def _as_read(tokenizer: Any, text: str, pair: tuple[str, ...], length: int, ids:
     return whole, first
 
 
-def _words_without_offsets(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None) -> tuple[list[dict], list[dict]]:
-    pair = () if text_pair is None else (text_pair,)
-    ids = tokenizer(text, *pair, truncation=True, max_length=len(shares), verbose=False)["input_ids"]
+def _pieces_without_offsets(tokenizer: Any, text: str, length: int, pair: tuple[str, ...]) -> list[_Piece]:
+    ids = tokenizer(text, *pair, truncation=True, max_length=length, verbose=False)["input_ids"]
     special = set(tokenizer.all_special_ids)
     names = tokenizer.convert_ids_to_tokens(ids)
     marks = ("Ġ", "▁", " ")
     marked = any(name.startswith(marks) for name in names)  # pieces that begin a word say so
-    merged: list[dict] = []
-    asides: dict[str, float] = {}
-    for i, name, share in zip(ids, names, shares, strict=True):
+    out: list[_Piece] = []
+    begun = False
+    for i, name in zip(ids, names, strict=True):
         if i in special:
-            asides[name] = asides.get(name, 0.0) + float(share)
-        elif merged and (name.startswith("##") or (marked and not name.startswith(marks))):
-            merged[-1]["text"] += name.removeprefix("##")
-            merged[-1]["share"] += float(share)
-        else:
-            merged.append({"text": name.lstrip("".join(marks)), "share": float(share), "space": bool(merged)})
-    return merged, [{"name": name, "share": share} for name, share in asides.items()]
+            out.append((name, None, False, False))
+            continue
+        joins = begun and (name.startswith("##") or (marked and not name.startswith(marks)))
+        out.append((name, name.removeprefix("##") if joins else name.lstrip("".join(marks)), joins, begun))
+        begun = True
+    return out
+
+
+def _words_of(pieces: list[_Piece]) -> list[str | None]:
+    """The whole word that each token is part of."""
+    at, merged = list[int | None](), list[str]()
+    for _, piece, joins, _ in pieces:
+        if piece is not None and joins:
+            merged[-1] += piece
+        elif piece is not None:
+            merged.append(piece)
+        at.append(None if piece is None else len(merged) - 1)
+    return [None if i is None else merged[i] for i in at]
