@@ -6,7 +6,7 @@ Every method is asked for the same loss on the same unit-norm diagonals in float
 in short calls without tolerance, each from where the last one ended, with the loss in float64 after each; then one fresh call of exactly so many
 iterations, which looks at no loss on its way, is what is timed.  Ours is the whole estimator, its start and its own losses included.  The others
 begin at the examples that k-means++ draws, which costs them nothing, and scikit-learn also in its own way (NNDSVD), which does; the better one
-counts.  One that needs more than 10 times our time is stopped: its ratio is then the least that it can be.
+counts.  One that needs more than 5 times our time is stopped: its ratio is then the least that it can be.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from npeff_nb.decomposition.diagonal import DNPEFF
 
 COMPONENTS, SEEDS, RUNS = 32, 3, 3
 WITHIN = 1.01
-LONGEST = 10
+LONGEST = 5
 """Times our own time."""
 
 Factors = tuple[np.ndarray, np.ndarray]
