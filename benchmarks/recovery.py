@@ -2,7 +2,7 @@
 
     python benchmarks/recovery.py
 
-Examples are made as the method believes them to be: F_i = Σ_j W_ij h_jh_jᵀ + noise, 16 components in 256 features, one component an
+Examples are made as the method believes them to be: F_i = Σ_j W_ij h_jh_jᵀ + noise, 16 components in 128 features, one component an
 example or two to three of them, with directions at right angles on average or with cosines of a half, and with rows that carry noise of a stated
 share of their energy.
 Found components are paired with planted ones (Hungarian method on |cos|); a cell says the mean |cos| of the pairs, and the mean correlation of
@@ -31,7 +31,7 @@ from sklearn.cluster import KMeans
 
 import npeff_nb as nb
 
-EXAMPLES, ROWS, FEATURES, COMPONENTS = 1000, 3, 256, 16
+EXAMPLES, ROWS, FEATURES, COMPONENTS = 400, 3, 128, 16
 NOISES = (0.0, 0.1, 0.3, 0.5)
 RATES = (1e-3, 3e-3, 1e-2)
 STARTS = 4

@@ -29,7 +29,7 @@ def test_the_language_model(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     told = run(
-        "02_language_model.ipynb",
+        "04_language_model.ipynb",
         tmp_path,
         prompts=("load_language_demo(n=200)", "load_language_demo(n=16)"),
         components=("n_components=8", "n_components=4"),
