@@ -8,9 +8,10 @@ position is a sum over positions t.  So P_y = Σ_t p_yt and
 A share can be negative: the token speaks against the component.
 
 **The remainder** is what :func:`token_shares` gives to no token: biases and norms, whose gradients are kept summed over positions; layers that see no
-positions (a pooler or classifier on top of one token); an answer's own positions in an encoder–decoder.  Matrices and embeddings (words, positions,
-types) stand at the token that they read.  :func:`token_table` opens the remainder for one example: a bias or norm of a module that works position
-by position is split over the tokens too, and the rest is listed by module.
+positions (a pooler or classifier on top of one token); a language model's read-out over the vocabulary; class words behind a prompt, and an
+encoder–decoder's answer.  Other matrices and embeddings (of words, positions, types) stand at the token that they read.  :func:`token_table` opens
+the remainder for one example: biases and norms of modules that work position by position are split over the tokens too, and what is left is listed by
+module.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ ROUNDING = 1e-6
 """A module's remainder below this is the rounding of float32 sums."""
 _LOOKS_BACK = re.compile(r"(EncDecAttention|encoder_attn|crossattention).*\.(k|v|key|value|k_proj|v_proj)\.")
 """Keys and values of cross-attention, as the common families name them."""
+_OF_A_HALF = re.compile(r"(^|\.)(encoder|decoder)\.")
 
 
 def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.ndarray) -> dict[int, tuple[np.ndarray, float]]:
@@ -50,16 +52,12 @@ def token_shares(subject: Subject, direction: Mapping[str, Tensor], rows: np.nda
     out: dict[int, tuple[np.ndarray, float]] = {}
     for batch in subject.batches.batches(np.asarray(rows)):
         parts, _ = _parts(subject, direction, tape, batch)
-        lengths = [len(ids) for ids in _ids(subject, batch)]
+        lengths = [len(ids) for ids in token_ids(subject, batch)]
         at_tokens = sum((at for at, _ in parts.values()), start=np.zeros((len(batch), 1, max(lengths))))  # (n, K, T)
         elsewhere = sum((rest for _, rest in parts.values()), start=np.zeros((len(batch), 1)))
-        along, _ = _per_energy(at_tokens.sum(2) + elsewhere)
+        along = _per_energy(at_tokens.sum(2) + elsewhere)
         shares, remainder = np.einsum("nk,nkt->nt", along, at_tokens), np.einsum("nk,nk->n", along, elsewhere)
-        for at, row in enumerate(batch):
-            own = slice(0, lengths[at])
-            # What stands on padding (nothing, where the mask is respected) is not lost silently either.
-            outside = shares[at].sum() - shares[at, own].sum()
-            out[int(row)] = (shares[at, own], float(remainder[at] + outside))
+        out |= {int(row): (shares[at, : lengths[at]], float(remainder[at])) for at, row in enumerate(batch)}
     return out
 
 
@@ -67,30 +65,31 @@ def token_table(subject: Subject, direction: Mapping[str, Tensor], row: int) -> 
     """Where one example's coefficient comes from, as finely as it can be said exactly: its tokens in reading order, then the remainder by module.
 
     Columns: ``position``, ``token`` as the tokenizer names it, and ``word``, the word of the text that it is part of (None for special tokens);
-    ``module`` in the remainder's rows; ``share``; and what of it comes from ``attention``, ``MLP``, ``embedding``, ``norm and bias`` and ``other``
-    parameters (pooler, head, adapters).  The five add up to ``share``, and ``share`` adds up to 1 over all rows.
+    ``module`` in the remainder's rows; ``share``; and what of it comes from matrices of ``attention``, ``MLP`` and ``embedding``, from vectors
+    (``norm and bias``) and from ``other`` matrices (pooler, head, adapters).  The five add up to ``share``, and ``share`` adds up to 1 over all rows.
 
     A token's share here is that of :func:`token_shares` and its part of ``norm and bias``, which stands in the remainder there.
     """
     tape = tape_for(subject, list(direction), quiet=True)
     batch = np.array([row])
     parts, found = _parts(subject, direction, tape, batch)
-    (ids,) = _ids(subject, batch)
+    (ids,) = token_ids(subject, batch)
     vectors = [name for name in parts if direction[name].ndim == 1]
-    split = _vectors_by_position(subject, direction, vectors, batch, found, len(ids))
+    split = _vectors_by_position(subject, direction, vectors, batch, found)
     parts |= {name: (at, parts[name][1] - at.sum(2)) for name, at in split.items()}
     projection = sum((at.sum(2) + rest for at, rest in parts.values()), start=np.zeros((1, 1)))
-    (along,), _ = _per_energy(projection)
+    (along,) = _per_energy(projection)
 
     kinds = describe_parameters(subject.model).set_index("name")["kind"]
     at_tokens, modules = np.zeros((len(ids), len(PARTS))), dict[str, np.ndarray]()
     for name, (at, rest) in parts.items():
-        column = PARTS.index(_part(kinds[name]))
+        kind = kinds[name].split()[0]
+        column = PARTS.index("norm and bias" if direction[name].ndim == 1 else kind if kind in PARTS else "other")
         at_tokens[:, column] += along @ at[0]
         modules.setdefault(name.rpartition(".")[0], np.zeros(len(PARTS)))[column] += along @ rest[0]
     modules = {path: of for path, of in modules.items() if abs(of).max() > ROUNDING}
-    batches = subject.batches
-    pieces = _pieces(subject.tokenizer, batches.texts[row], len(ids), None if batches.pairs is None else batches.pairs[row], ids)  # type: ignore[attr-defined]
+    batches = _texts(subject)
+    pieces = _pieces(subject.tokenizer, batches.texts[row], len(ids), None if batches.pairs is None else batches.pairs[row], ids)
     spoken = _words_of(pieces)
     largest_first = sorted(modules, key=lambda path: -abs(modules[path].sum()))
     values = np.concatenate([at_tokens, *(modules[path][None] for path in largest_first)])
@@ -98,73 +97,100 @@ def token_table(subject: Subject, direction: Mapping[str, Tensor], row: int) -> 
     table = pd.DataFrame(
         {
             "position": pd.array([*range(len(ids)), *nothing], dtype="Int64"),
-            "token": [*(name for name, *_ in pieces), *nothing],
-            "word": [*spoken, *nothing],
-            "module": [*([None] * len(ids)), *largest_first],
+            "token": pd.Series([*(name for name, *_ in pieces), *nothing], dtype=object),  # as objects: None stays None
+            "word": pd.Series([*spoken, *nothing], dtype=object),
+            "module": pd.Series([*([None] * len(ids)), *largest_first], dtype=object),
             "share": values.sum(1),
         }
     )
     return table.assign(**dict(zip(PARTS, values.T, strict=True)))
 
 
-def _ids(subject: Subject, batch: np.ndarray) -> list[list[int]]:
-    """The tokens of each example's text."""
+def _texts(subject: Subject) -> TextBatches:
     if not isinstance(subject.batches, TextBatches):
-        raise TypeError("token shares are of texts; these examples have no tokens")
-    return [list(subject.batches.encoded["input_ids"][row]) for row in batch]
+        raise TypeError(f"these examples are no texts ({type(subject.batches).__name__}) and have no tokens: only texts can be split over tokens")
+    return subject.batches
+
+
+def token_ids(subject: Subject, batch: np.ndarray) -> list[list[int]]:
+    """The tokens of each example's text."""
+    return [list(_texts(subject).encoded["input_ids"][row]) for row in batch]
+
+
+def _reading(subject: Subject, batch: np.ndarray) -> tuple[int, int]:
+    """How often each text is read (once before each class word, where these are sequences), and over how many positions."""
+    *copies, width = subject.batches.batch(batch)["input_ids"].shape[1:]
+    return (copies[0] if copies else 1), width
 
 
 def _parts(subject: Subject, direction: Mapping[str, Tensor], tape: Tape, batch: np.ndarray) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], Pass]:
     """Each parameter's part of P_y: at every token (n, K, T), and elsewhere (n, K)."""
-    ids = _ids(subject, batch)
-    n, width = len(batch), max(map(len, ids))
-    every = [len(of_text) for of_text in subject.batches.encoded["input_ids"]]  # type: ignore[attr-defined]
-    company = [int(np.argmax(every))] if width == 1 and max(every) > 1 and subject.batches.batch_size != 1 else []
-    # One token alone looks like a layer without positions: a longer text in the same batch tells them apart.
-    if company:
-        width, batch = every[company[0]], np.append(batch, company)
+    ids, n = token_ids(subject, batch), len(batch)
+    if _reading(subject, batch) == (1, 1) and subject.batches.batch_size != 1:
+        # One token alone looks like a layer without positions: a longer text in the same batch tells them apart.
+        batch = np.append(batch, np.argmax([len(of_text) for of_text in _texts(subject).encoded["input_ids"]]))
+    copies, width = _reading(subject, batch)
     answers = is_encoder_decoder(subject.model)
+    lengths = np.array([len(of_one) for of_one in ids])
+    longest = lengths.max()
+    own = np.arange(width) < lengths[:, None, None]  # (n, 1, width): padding, and class words behind a prompt, are no tokens of the text
 
-    def of_text(name: str, use: Use) -> bool:
-        if not answers:
+    read_out = getattr(getattr(subject.model, "get_output_embeddings", lambda: None)(), "weight", None)
+    says = next((name for name, p in subject.model.named_parameters() if p is read_out), None)
+
+    def of_text(name: str, use: Use, positions: int) -> bool:
+        looked_up = use.left if isinstance(use, Outer) and use.rows is not None else None
+        if looked_up is None and name == says:
+            return False  # over the vocabulary; at some positions or all, as the batch has it
+        # Positions may be looked up once for all copies.
+        if width == 1 or not (positions == copies * width or (looked_up is not None and positions == width)):
+            return False
+        if not answers or _reads_text(name):
             return True
-        # The decoder's positions are the answer's, but where it looks back at the text; a table that both halves share is told by what it looks up.
-        if {"encoder", "decoder"} & set(name.split(".")):
-            return "encoder" in name.split(".") or bool(_LOOKS_BACK.search(name))
-        return isinstance(use, Outer) and use.rows is not None and all(use.left[i, 0, : len(own)].tolist() == own for i, own in enumerate(ids))
+        # A table that both halves share is told by what it looks up.
+        same = looked_up is not None and all(looked_up[i, 0, : len(of_one)].tolist() == of_one for i, of_one in enumerate(ids))
+        return same and not _OF_A_HALF.search(name)
 
     out: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     with subject.gradients(tape, batch) as found:
         for name, uses in found.gradients:
-            at_tokens, elsewhere = np.zeros((n, 1, max(map(len, ids)))), np.zeros((n, 1))  # broadcast over the K rows
+            at_tokens, elsewhere = np.zeros((n, found.rows, longest)), np.zeros((n, found.rows))
             for use in uses:
-                part = use.along(_matrix(direction[name])).double().cpu().numpy()  # (n, K, T)
-                if part.shape[2] == width > 1 and of_text(name, use):
-                    at_tokens = at_tokens + part[:n, :, : at_tokens.shape[2]]
+                part = _along(use, direction[name])[:n].double().cpu().numpy()  # (n, K, positions)
+                if of_text(name, use, part.shape[2]):
+                    part = part.reshape(n, part.shape[1], -1, width).sum(2)
+                    at_tokens += (part * own)[:, :, :longest]
+                    elsewhere += (part * ~own).sum(2)
                 else:
-                    elsewhere = elsewhere + part[:n].sum(2)
-            k = max(at_tokens.shape[1], elsewhere.shape[1])
-            out[name] = (np.broadcast_to(at_tokens, (n, k, at_tokens.shape[2])), np.broadcast_to(elsewhere, (n, k)))
+                    elsewhere += part.sum(2)
+            out[name] = at_tokens, elsewhere
     return out, found
 
 
+def _reads_text(name: str) -> bool:
+    """Whether a parameter of an encoder–decoder works on the text: the decoder's positions are the answer's, but where it looks back."""
+    half = _OF_A_HALF.search(name)
+    return half is not None and (half.group(2) == "encoder" or bool(_LOOKS_BACK.search(name)))
+
+
 def _vectors_by_position(
-    subject: Subject, direction: Mapping[str, Tensor], names: list[str], batch: np.ndarray, found: Pass, width: int
+    subject: Subject, direction: Mapping[str, Tensor], names: list[str], batch: np.ndarray, found: Pass
 ) -> dict[str, np.ndarray]:
     """Biases' and norms' parts of P_y at every token, (1, K, T), for one example; those of modules without its positions are left out.
 
     A module that works position by position sees T inputs as it would see T examples: its formula, asked so, gives one gradient a position.
     """
+    (ids,), reading = token_ids(subject, batch), _reading(subject, batch)
     wanted = {id(p): name for name, p in subject.model.named_parameters() if name in names}
     calls: list[tuple[nn.Module, dict[str, str], Tensor, Tensor]] = []
 
     def record(module: nn.Module, inputs: tuple, named: dict, output: Any) -> Any:
-        given = inputs[0] if inputs else named.get("input")
-        if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[:2] != (1, width) or given.shape[:2] != (1, width):
+        given = inputs[0] if inputs else next(iter(named.values()), None)
+        if not isinstance(given, Tensor) or given.shape[:-1] != reading or output.shape[:-1] != reading:
             return None
         added = torch.zeros_like(output, requires_grad=True)  # its gradient is the output's
         owned = {own: wanted[id(p)] for own, p in module.named_parameters(recurse=False, remove_duplicate=False) if id(p) in wanted}
-        calls.append((module, owned, given.detach()[0], added))
+        calls.append((module, owned, given.detach().flatten(0, 1), added))
         return output + added
 
     answers, handles = is_encoder_decoder(subject.model), []
@@ -172,7 +198,7 @@ def _vectors_by_position(
         try:
             for path, module in subject.model.named_modules():
                 owns = any(id(p) in wanted for p in module.parameters(recurse=False))
-                if owns and rule_for(module) is not None and (not answers or "encoder" in path.split(".")):
+                if owns and rule_for(module) is not None and (not answers or _reads_text(f"{path}.")):
                     handles.append(module.register_forward_hook(record, with_kwargs=True))
             with torch.enable_grad():
                 z = subject.raw_logits(batch)
@@ -184,28 +210,27 @@ def _vectors_by_position(
         felt = [torch.autograd.grad(z, leaves, c.to(z), retain_graph=True, allow_unused=True) for c in cotangents.unbind(1)] if calls else []
     out: dict[str, np.ndarray] = {}
     for at, (module, owned, given, added) in enumerate(calls):
-        b = torch.stack([added.new_zeros(added.shape)[0] if of_row[at] is None else of_row[at][0] for of_row in felt], 1)  # (T, K, out)
+        b = torch.stack([torch.zeros_like(added) if of_row[at] is None else of_row[at] for of_row in felt], 2).flatten(0, 1)  # (positions, K, out)
         rule = rule_for(module)
         assert rule is not None, "only modules with a formula are recorded"
-        sides = rule(module, given if given.dtype == torch.float64 else given.float(), b if b.dtype == torch.float64 else b.float())
+        wide = torch.promote_types(given.dtype, torch.float32)
+        sides = rule(module, given.to(wide), b.to(wide))
         for own, name in owned.items():
-            part = sides[own]().along(_matrix(direction[name]).to(b.device)).sum(2).T.double().cpu().numpy()[None]
-            out[name] = out.get(name, 0) + part
+            part = _along(sides[own](), direction[name])[:, :, 0].T  # (K, positions)
+            of_tokens = part.reshape(len(part), *reading).sum(1)[:, : len(ids)]
+            out[name] = out.get(name, 0) + of_tokens.double().cpu().numpy()[None]
     return out
 
 
-def _per_energy(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """P_y / Σ_y P_y² (n, K), zeros where there is nothing, and the energies (n,)."""
+def _per_energy(projection: np.ndarray) -> np.ndarray:
+    """P_y / Σ_y P_y² (n, K); zeros where there is nothing."""
     energy = (projection**2).sum(1)
-    return projection * np.divide(1.0, energy, out=np.zeros_like(energy), where=energy > 0)[:, None], energy
+    return projection * np.divide(1.0, energy, out=np.zeros_like(energy), where=energy > 0)[:, None]
 
 
-def _part(kind: str) -> str:
-    return "norm and bias" if kind in {"norm", "bias"} else next((part for part in PARTS if kind.split()[0] == part), "other")
-
-
-def _matrix(value: Tensor) -> Tensor:
-    return value.reshape(value.shape[0] if value.ndim else 1, -1)
+def _along(use: Use, value: Tensor) -> Tensor:
+    """:meth:`~npeff_nb.fisher.layers.Outer.along` a direction of any shape and precision."""
+    return use.along(value.reshape(value.shape[0] if value.ndim else 1, -1).to(use.right if isinstance(use, Outer) else use.gradient))
 
 
 def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None = None, ids: list[int] | None = None) -> tuple[list[dict], list[dict]]:
@@ -235,7 +260,7 @@ def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None =
 
 
 _Piece = tuple[str, str | None, bool, bool]
-"""A token's name, its part of the text (None: it stands for nothing in it), whether that goes on with the word before, whether a space stood before."""
+"""A token's name, its part of the text (None: it has none), whether that goes on with the word before, whether a space stood before it."""
 
 
 def _pieces(tokenizer: Any, text: str, length: int, text_pair: str | None, ids: list[int] | None) -> list[_Piece]:
