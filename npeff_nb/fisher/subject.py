@@ -23,13 +23,13 @@ _LOCKS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
 
-@contextmanager
-def alone_with(model: nn.Module) -> Iterator[None]:
-    """Nobody else of this process runs or changes the model meanwhile: a widget's thread and a cell would disturb each other."""
+def alone_with(model: nn.Module) -> Any:
+    """A lock: inside its ``with`` block nobody else of this process runs or changes the model.  A widget's thread and a cell would disturb each other.
+
+    The lock itself and no generator around it, which an interrupt could leave half done.
+    """
     with _LOCKS_LOCK:
-        lock = _LOCKS.setdefault(model, threading.RLock())
-    with lock:
-        yield
+        return _LOCKS.setdefault(model, threading.RLock())
 
 
 def check_ready(model: nn.Module) -> None:

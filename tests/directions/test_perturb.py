@@ -84,18 +84,95 @@ def test_restored_when_ctrl_c_arrives_during_the_restoring(at, after, model, ste
 
 
 def test_restored_when_ctrl_c_arrives_while_moving(model, step, monkeypatch):
-    before, add, calls = twins.state(model), torch.Tensor.add_, []
+    before, add, calls = twins.state(model), torch.add, []
 
-    def interrupted(self, *arguments, **settings):
+    def interrupted(*arguments, **settings):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return add(self, *arguments, **settings)
+        return add(*arguments, **settings)
 
-    monkeypatch.setattr(torch.Tensor, "add_", interrupted)
+    monkeypatch.setattr(torch, "add", interrupted)
     with pytest.raises(KeyboardInterrupt), nb.perturb(model, step, 0.3):
         pytest.fail("the block must not begin")
     monkeypatch.undo()
+    twins.assert_untouched(model, before)
+
+
+def test_a_block_goes_from_strength_to_strength_from_one_copy(model, step, monkeypatch):
+    """The very bits of a block of its own at each strength: nothing adds up, not even after a strength that swallows every digit."""
+    before, alone = twins.state(model), {}
+    strengths = [0.1, -0.7, 1e8, 0.3, 0.0]
+    for strength in strengths:
+        with nb.perturb(model, step, strength):
+            alone[strength] = twins.state(model)
+    copies, clone = [], torch.Tensor.clone
+    monkeypatch.setattr(torch.Tensor, "clone", lambda self, **k: copies.append(self.shape) or clone(self, **k))
+    edit = nb.perturb(model, step, 5.0)
+    with edit as same:
+        assert same is model and edit.strength == 5
+        assert len(copies) == 4
+        for strength in strengths:
+            edit.move(strength)
+            monkeypatch.undo()
+            twins.assert_untouched(model, alone[strength])
+            monkeypatch.setattr(torch.Tensor, "clone", lambda self, **k: pytest.fail("copied once more"))
+    monkeypatch.undo()
+    twins.assert_untouched(model, before)
+
+
+def test_an_outer_edit_moves_under_an_inner_one(model, step):
+    before = twins.state(model)
+    with nb.perturb(model, step, 0.3), nb.perturb(model, {"0.bias": step["0.bias"]}, 0.5):
+        expected = twins.state(model)
+    outer = nb.perturb(model, step, -4.0)
+    with outer, nb.perturb(model, {"0.bias": step["0.bias"]}, 0.5):
+        outer.move(0.3)
+        twins.assert_untouched(model, expected)
+    twins.assert_untouched(model, before)
+
+
+def test_an_edit_is_opened_once_at_a_time_and_moved_when_open(model, step):
+    before, edit = twins.state(model), nb.perturb(model, step, 0.3)
+    with pytest.raises(RuntimeError, match=r"this edit is not open: move\(\) goes from strength to strength inside its with block"):
+        edit.move(1)
+    for _ in range(2):  # again, after it was closed
+        with edit:
+            moved = twins.state(model)
+            with pytest.raises(RuntimeError, match="this edit is open already: make another"), edit:
+                pytest.fail("the block must not begin")
+            with pytest.raises(ValueError, match="strength=inf: it must be a finite number"):
+                edit.move(float("inf"))
+            twins.assert_untouched(model, moved)
+        twins.assert_untouched(model, before)
+
+
+def test_tied_parameters_move_once_by_either_name():
+    model = tiny.gpt2_for("LMHeadModel")
+    assert model.lm_head.weight is model.transformer.wte.weight
+    before = twins.state(model)
+    value = torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+    expected = model.lm_head.weight.detach() + 0.3 * value
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        with nb.perturb(model, {name: value}, 0.3):
+            torch.testing.assert_close(model.lm_head.weight.detach(), expected)
+        twins.assert_untouched(model, before)
+    both = {"transformer.wte.weight": value, "lm_head.weight": value}
+    with pytest.raises(ValueError, match=r"one tied parameter twice, as 'transformer.wte.weight' and as 'lm_head.weight': leave one of them out"):
+        nb.perturb(model, both, 0.3)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_rounded_once(kind, model, step):
+    """The step is added in the finer of the two precisions: entries of a unit-norm direction are too small for half precision by themselves."""
+    model.to(kind)
+    step = {name: 1e-6 * value for name, value in step.items()}
+    before = twins.state(model)
+    with nb.perturb(model, step, 3e4):
+        for name, p in model.named_parameters():
+            exact = before["values"][name].double() + 3e4 * step[name].double()
+            # Half a unit in the last place of the parameter's kind; what is added in float32 (half precision) has its rounding too.
+            torch.testing.assert_close(p.detach().double(), exact, rtol=torch.finfo(kind).eps / 2 + (0 if kind == torch.float64 else 3e-7), atol=1e-8)
     twins.assert_untouched(model, before)
 
 
@@ -125,7 +202,7 @@ def test_nested_edits_add_up_and_unwind(model, step):
 )
 def test_what_does_not_fit_is_refused_before_anything_changes(direction, strength, words, model, monkeypatch):
     before = twins.state(model)
-    monkeypatch.setattr(torch.Tensor, "add_", lambda *a, **k: pytest.fail("a parameter was moved"))
+    monkeypatch.setattr(torch, "add", lambda *a, **k: pytest.fail("a parameter was moved"))
     with pytest.raises(ValueError, match=words), nb.perturb(model, direction, strength):
         pytest.fail("the block must not begin")
     twins.assert_untouched(model, before)
@@ -199,6 +276,16 @@ def test_edited_logits_are_the_edited_model_s(shared, npeff):
             for row, z in zip(rows, logits, strict=True):
                 alone = other(**tiny.tokenizer()([shared.examples["text"][row]], return_tensors="pt")).logits[0]
                 np.testing.assert_allclose(z, alone.numpy(), atol=1e-5)  # float32, other padding
+
+
+def test_edited_logits_of_many_strengths_are_those_of_each(shared, npeff):
+    direction, rows, strengths = npeff.direction(0), np.arange(4), [-0.5, 0.2, 0.2, 3.0, 0.0]
+    together = edited_logits(shared.subject, direction, strengths, rows)
+    for strength, found in zip(strengths, together, strict=True):
+        np.testing.assert_array_equal(found, edited_logits(shared.subject, direction, [strength], rows)[0])
+    np.testing.assert_array_equal(together[-1], shared.subject.logits(rows).numpy())
+    with pytest.raises(ValueError, match="strengths is empty"):
+        edited_logits(shared.subject, direction, [], rows)
 
 
 def test_a_small_step_s_kl_is_the_fisher_s_quadratic_form(tokenizer):
