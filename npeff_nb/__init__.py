@@ -26,6 +26,8 @@ _PUBLIC = {
     "null_fishers": "npeff_nb.decomposition.null",
     "explained_by_chance": "npeff_nb.decomposition.null",
     "perturb": "npeff_nb.directions.perturb",
+    "sweeps": "npeff_nb.directions.sweeps",
+    "repair": "npeff_nb.directions.repair",
     "explore": "npeff_nb.widgets.explorer",
     "load": "npeff_nb._load",
 }
@@ -38,7 +40,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"npeff_nb has no {name!r}; it has {', '.join(sorted(_PUBLIC))}")
     try:
         module = import_module(_PUBLIC[name])
-        value = module if name == "outputs" else getattr(module, name)
+        value = module if name in {"outputs", "sweeps"} else getattr(module, name)
     except ModuleNotFoundError as error:
         if error.name in {"torch", "transformers"}:
             raise ImportError(f'nb.{name} runs models and needs torch and transformers: pip install "npeff-nb[torch]"') from error

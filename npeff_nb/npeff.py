@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from npeff_nb.directions.lift import Direction
+    from npeff_nb.directions.perturb import Edit
+    from npeff_nb.directions.trace import Trace
 
 
 class NPEFF(Factorisation):  # noqa: D101 - documented where its parameters are
@@ -34,6 +36,33 @@ class NPEFF(Factorisation):  # noqa: D101 - documented where its parameters are
         from npeff_nb.directions.lift import direction
 
         return direction(self, k, model)
+
+    def perturb(self, k: int, strength: float) -> Edit:
+        """The model of the decomposition moved along component ``k`` inside a ``with`` block: negative turns the component down.
+
+        See :func:`npeff_nb.directions.perturb.perturb`, which takes any model and direction.
+        """
+        from npeff_nb.directions.lift import subject_of
+        from npeff_nb.directions.perturb import perturb
+
+        return perturb(subject_of(self).model, self.direction(k), strength)
+
+    def sweep(self, components: Iterable[int] | None = None, strengths: Iterable[float] | None = None, **options: Any) -> pd.DataFrame:
+        """Components and controls as edits of several strengths and both signs, judged example by example.
+
+        See :func:`npeff_nb.directions.sweeps.sweep`, and :mod:`nb.sweeps <npeff_nb.directions.sweeps>` for what reads the table.
+        """
+        from npeff_nb.directions.sweeps import STRENGTHS, sweep
+
+        check_is_fitted(self, "components_")
+        return sweep(self, components, STRENGTHS if strengths is None else strengths, **options)
+
+    def trace(self, k: int, example: int | str | tuple[str, str], **options: Any) -> Trace:
+        """Where component ``k`` enters the network and how it reaches the logits of one example.  See :func:`npeff_nb.directions.trace.trace`."""
+        from npeff_nb.directions.trace import trace
+
+        check_is_fitted(self, "components_")
+        return trace(self, k, example, **options)
 
     def profile(self, components: int | Iterable[int] | None = None, progress: bool = True) -> Self:
         """Computes and keeps what pictures of components show: direction, layers, token shares, edits.  All components by default; returns self.

@@ -24,7 +24,7 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def alone_with(model: nn.Module) -> Any:
-    """A lock: inside its ``with`` block nobody else of this process runs or changes the model.  A widget's thread and a cell would disturb each other.
+    """A lock: inside its ``with`` block nobody else of this process runs or changes the model: a widget's thread would disturb a cell.
 
     The lock itself and no generator around it, which an interrupt could leave half done.
     """
