@@ -15,11 +15,12 @@ from pathlib import Path
 
 import decomposition
 import diagonal
+import edits
 import extraction
 from measuring import device_name
 
 RESULTS = Path(__file__).parent / "results.json"
-PARTS = {"extraction": extraction.rows, "decomposition": decomposition.rows, "diagonal": diagonal.rows}
+PARTS = {"extraction": extraction.rows, "decomposition": decomposition.rows, "diagonal": diagonal.rows, "edits": edits.rows}
 
 
 def main(asked: list[str]) -> None:

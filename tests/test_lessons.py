@@ -24,6 +24,24 @@ def run(name: str, folder: Path, **smaller: str) -> str:
     return "\n".join(printed)
 
 
+def test_turning_a_strategy_down_and_inside_the_network(tmp_path, monkeypatch):
+    """Fewer questions than in the lessons; both find the same Fishers beside them."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    smaller = {"questions": ("demo.sample(2000)", "demo.sample(500)"), "components": ("n_components=32", "n_components=16")}
+    told = run("02_turning_a_strategy_down.ipynb", tmp_path, **smaller, grid=("strengths = [0.1, 0.2, 0.3, 0.6]", "strengths = [0.1, 0.3]"))
+    moved = re.search(r"inside the block (\d+) parameters differ; afterwards all are the same to the bit: (\w+)", told)
+    assert int(moved[1]) > 30 and moved[2] == "True"
+    down, up = (float(x) for x in re.search(r"from ([+-][\d.]+) to ([+-](?:[\d.]+|inf))", told).groups())
+    assert -0.6 < down < 0 < up
+    told = run("03_inside_the_network.ipynb", tmp_path, **smaller)
+    assert "[CLS]" in told and re.search(r"[\d,]+ edges", told)
+    checks = re.search(r"a real step of 0\.001\n((?:[A-Z]+ +.*\n?)+)", told)[1]
+    for line in checks.strip().splitlines():
+        introduced, derivative, step = (float(x) for x in line.split()[1:])
+        assert abs(introduced - derivative) <= 2e-3 and abs(step - derivative) <= 0.05 * max(1, abs(derivative)), line
+
+
 def test_the_language_model(tmp_path, monkeypatch):
     """Fewer prompts than in the lesson: each costs seconds."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
