@@ -114,12 +114,14 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | No
     c = more.get("scale") or q.shape[-1] ** -0.5
     q, k = q * c, k.transpose(-1, -2)
     p = q @ k
+    attn_mask, dmask = (None, None) if attn_mask is None else forward_ad.unpack_dual(attn_mask)  # a table of relative positions has a tangent
     if attn_mask is not None:
         p = p.masked_fill_(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else p.add_(attn_mask)
     nothing = None if attn_mask is None else (p == -torch.inf).all(-1, keepdim=True)
     p = torch.softmax(p, -1)
     p = p if nothing is None else p.masked_fill_(nothing, 0)  # a position that sees nothing gives nothing, as in torch
     ds = ((dq * c) @ k).add_(q @ dk.transpose(-1, -2))
+    ds = ds if dmask is None else ds.add_(dmask)
     dp = ds.sub_(torch.linalg.vecdot(p, ds)[..., None]).mul_(p)
     return forward_ad.make_dual(p @ v, (dp @ v).add_(p @ dv))
 

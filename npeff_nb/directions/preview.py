@@ -46,8 +46,8 @@ ROWS_AT_ONCE = 32
 """Backward passes over one recorded forward pass, where forward mode has no formula: what they keep grows with their number."""
 LEARNED_FROM = 16
 """Examples from which on it pays to look, on the shortest one, which positions are read."""
-A_BATCH = 200
-"""What a batch costs by itself, in padded positions (demo model, two cores)."""
+A_BATCH = 100
+"""What a batch costs by itself, in padded positions: on the demo model about 40 on one core and 200 on two."""
 _READ: weakref.WeakKeyDictionary[Subject, frozenset[int]] = weakref.WeakKeyDictionary()
 """What was learned (:func:`~npeff_nb.directions.forward_mode.read_at_first_position`).  Every pass shows whether it holds."""
 
