@@ -525,6 +525,9 @@ def asks(shared, folder):
         "attach": lambda n: copy.copy(n).attach(model, tokenizer).subject.logits(np.arange(8)),
         "direction": lambda n: copy.copy(n).attach(model, tokenizer).direction(0),
         "profile": lambda n: fresh(n).attach(model, tokenizer).profile(1, progress=False).profiles,
+        "perturb": lambda n: edited(copy.copy(n).attach(model, tokenizer)),
+        "sweep": lambda n: copy.copy(n).attach(model, tokenizer).sweep([0], [0.3], progress=False),
+        "trace": lambda n: copy.copy(n).attach(model, tokenizer).trace(0, 2).table,
         "applied_to": lambda n: n.applied_to(shared[:5]),
         "expand": lambda n: n.expand(shared, 1),
         "merge": lambda n: n.merge([0, 1], shared),
@@ -532,6 +535,11 @@ def asks(shared, folder):
         "save": lambda n: sorted(p.name for p in n.save(folder / "again.npeff").iterdir()),
         "load": lambda n: type(n).load(folder / "again.npeff"),
     }  # fmt: skip
+
+
+def edited(npeff: NPEFF) -> np.ndarray:
+    with npeff.perturb(0, -0.3):
+        return npeff.subject.logits(np.arange(8)).numpy()
 
 
 def fresh(npeff: NPEFF) -> NPEFF:
@@ -555,6 +563,7 @@ def test_all_that_is_public_is_asked_of_what_comes_back(shared, tmp_path):
     npeff.subject, npeff.plan_ = None, None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".torch.jit.script. is deprecated")  # torch's own, when it first loads its forward mode
         for name, ask in questions.items():
             assert plain(ask(back)) == plain(ask(npeff)), name
 
