@@ -21,7 +21,7 @@ from npeff_nb.decomposition.hals import hals
 from npeff_nb.decomposition.multiplicative import multiplicative, outside_features, random_start, with_start
 from npeff_nb.decomposition.plan import plan
 from npeff_nb.decomposition.rows import Gram, Stored
-from npeff_nb.decomposition.starts import kmeans_pp
+from npeff_nb.decomposition.starts import kmeans_pp, loosened
 
 SEEDS = range(5)
 H_ONLY, JOINT = 100, 400
@@ -132,7 +132,8 @@ def real(examples: int = 1000, r: int = 64, iterations: int = 1500) -> dict[str,
     ours, times = [], []
     for seed in SEEDS:
         begin = time.perf_counter()
-        ours.append(hals(found.rows, kmeans_pp(found.rows, r, np.random.default_rng(seed)), found.total).losses[-1])
+        rng = np.random.default_rng(seed)
+        ours.append(hals(found.rows, loosened(found.rows, kmeans_pp(found.rows, r, rng), rng), found.total).losses[-1])
         times.append(time.perf_counter() - begin)
     ends: dict[float, float] = {}
     wider = Stored(torch.nn.functional.pad(found.rows.rows, (0, r)))
@@ -153,9 +154,13 @@ def real(examples: int = 1000, r: int = 64, iterations: int = 1500) -> dict[str,
     # What the features missed is lost to both alike: what there is to win is the rest.
     outside = found.total - float(found.rows.energies.sum())
     mine, theirs = statistics.median(ours) - outside, min(ends.values()) - outside
-    said = f"{examples} questions of the demo, r={r}: median of 5 seeds against {iterations} iterations, best of the rates {RATES}"
+    said = f"{examples} questions of the demo, r={r}: median of 5 seeds against {iterations} iterations"
+    kept = "loss within the kept features"
     return {
-        "real Fishers, final loss: paper's / ours": row(theirs / mine, 1 / 0.85, f"{said}; loss within the kept features"),
+        "real Fishers, final loss: paper's / ours": row(theirs / mine, 1 / 0.85, f"{said}, the best of the rates {RATES}; {kept}"),
+        "real Fishers, final loss: paper's at its own rate / ours": row(
+            (ends[RATES[0]] - outside) / mine, None, f"{said}, rate {RATES[0]:g}; {kept}"
+        ),
         "real Fishers, seconds a start: paper's / ours": row(spent / statistics.median(times), None, f"{said}; both in features"),
     }
 
