@@ -21,7 +21,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from npeff_nb.decomposition.factorisation import Factorisation
-from npeff_nb.directions.lift import COVERAGE, Direction, direction, norm, pull_back, random_direction, subject_of
+from npeff_nb.directions.lift import COVERAGE, Direction, combined, direction, norm, random_direction, subject_of, support
 from npeff_nb.fisher.factors import Recipe
 from npeff_nb.fisher.pefs import PEFs
 
@@ -39,7 +39,7 @@ def random_combination(npeff: Factorisation, k: int, seed: int = 0, coverage: fl
     """
     k = npeff.check_component(k)
     theta = npeff.row_weights(k)
-    rows = _support(theta, npeff.projections_[:, :, k], coverage)
+    rows, _ = support(theta, npeff.projections_[:, :, k], coverage)
     drawn = np.random.default_rng([seed, k]).standard_normal(theta[rows].shape)
     return _lifted(npeff, rows, np.where(theta[rows] != 0, drawn, 0.0))
 
@@ -155,28 +155,10 @@ def _one_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _support(theta: np.ndarray, projections: np.ndarray, coverage: float) -> np.ndarray:
-    """The examples that :func:`~npeff_nb.directions.lift.direction` takes."""
-    contribution = (theta * projections).sum(1)
-    order = np.argsort(-np.abs(contribution), kind="stable")
-    reached = np.cumsum(contribution[order])
-    return order[: int((reached < coverage * reached[-1]).argmin()) + 1 if coverage < 1 else len(order)]
-
-
 def _lifted(npeff: Factorisation, rows: np.ndarray, weights: np.ndarray) -> Direction:
-    """Σ weights_iy · (unit-norm factor row iy) at unit norm, with the parameters' scales as :func:`~npeff_nb.directions.lift.direction` has them."""
-    subject = subject_of(npeff)
-    weights = weights / np.sqrt(np.where(npeff.norms[rows] > 0, npeff.norms[rows], 1.0))[:, None]
-    found = Direction(pull_back(subject, list(npeff.parameters["name"]), rows, weights, npeff.logits[rows]))
-    for name, scale in zip(npeff.parameters["name"], npeff.parameters["scale"], strict=True):
-        if scale != 1:
-            found[name] *= scale**2
-    length = norm(found)
+    found, length = combined(npeff, subject_of(npeff), rows, weights)
     if not np.isfinite(length) or length == 0:
         raise ValueError(f"the gradients of {len(rows)} examples add up to length {length}: they give no direction")
-    for value in found.values():
-        value /= length
-    found.examples = len(rows)
     return found
 
 

@@ -6,6 +6,7 @@ known vector on the logits.  So the direction is the gradient of Σ_i ⟨Σ_y Θ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,26 +52,50 @@ def direction(npeff: Factorisation, k: int, model: nn.Module | None = None, cove
     k = npeff.check_component(k)
     subject = subject_of(npeff, model)
     theta = npeff.row_weights(k)
-    contribution = (theta * npeff.projections_[:, :, k]).sum(1)  # sums to ‖h‖² = 1 at a stationary point
+    rows, carried = support(theta, npeff.projections_[:, :, k], coverage)
+    found, length = combined(npeff, subject, rows, theta[rows])
+    if not np.isfinite(length) or length == 0:
+        raise ValueError(f"component {k} has a direction of length {length} in parameter space: it cannot be lifted")
+    found.cosine = float(min(1.0, carried / length))
+    return found
+
+
+def support(theta: np.ndarray, projections: np.ndarray, coverage: float) -> tuple[np.ndarray, float]:
+    """The examples that carry a share ``coverage`` of a component, those that contribute most first, and what of ‖h‖² they carry.
+
+    theta, projections : (n, k) weights of the factor rows, and their projections on the component.
+    """
+    contribution = (theta * projections).sum(1)  # sums to ‖h‖² = 1 at a stationary point
     order = np.argsort(-np.abs(contribution), kind="stable")
     reached = np.cumsum(contribution[order])
     take = int((reached < coverage * reached[-1]).argmin()) + 1 if coverage < 1 else len(order)
-    rows = order[:take]
+    return order[:take], reached[take - 1]
 
-    weights = theta[rows] / np.sqrt(np.where(npeff.norms[rows] > 0, npeff.norms[rows], 1.0))[:, None]
+
+def combined(npeff: Factorisation, subject: Subject, rows: np.ndarray, weights: np.ndarray) -> tuple[Direction, float]:
+    """Σ weights_iy · (unit-norm factor row iy) over examples ``rows`` (m,) at unit norm, and its length before.
+
+    A length that is zero or not finite leaves no direction: the caller says so.
+    """
+    weights = weights / np.sqrt(np.where(npeff.norms[rows] > 0, npeff.norms[rows], 1.0))[:, None]
     found = Direction(pull_back(subject, list(npeff.parameters["name"]), rows, weights, npeff.logits[rows]))
     for name, scale in zip(npeff.parameters["name"], npeff.parameters["scale"], strict=True):
         # The Fisher was taken over θ/s: its gradients are s times as long, and a step of 1 there is a step of s here.
-        if name in found and scale != 1:
+        if scale != 1:
             found[name] *= scale**2
     length = norm(found)
-    if not np.isfinite(length) or length == 0:
-        raise ValueError(f"component {k} has a direction of length {length} in parameter space: it cannot be lifted")
     for value in found.values():
         value /= length
-    found.cosine = float(min(1.0, reached[take - 1] / length))
-    found.examples = take
-    return found
+    found.examples = len(rows)
+    return found, length
+
+
+def check_fits(there: Mapping[str, Tensor], direction: Mapping[str, Tensor], does: str = "moves") -> None:
+    """That a model with parameters ``there`` has all that a direction moves, in the same shapes; else a ValueError in words."""
+    for name, value in direction.items():
+        if name not in there or there[name].shape != value.shape:
+            has = tuple(there[name].shape) if name in there else "no such parameter"
+            raise ValueError(f"the direction {does} {name!r} of shape {tuple(value.shape)}; the model has {has}")
 
 
 def pull_back(subject: Subject, names: list[str], rows: np.ndarray, weights: np.ndarray, logits: np.ndarray) -> dict[str, Tensor]:

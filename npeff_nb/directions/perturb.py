@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from npeff_nb.directions.lift import check_fits
 from npeff_nb.fisher.subject import Subject, alone_with
 
 Key = TypeVar("Key")
@@ -280,10 +281,8 @@ def moved_parameters(model: nn.Module, direction: Mapping[str, Tensor]) -> dict[
     """Parameter -> its part of the direction, or an error that says what does not fit."""
     there = dict(model.named_parameters(remove_duplicate=False))
     moves: dict[nn.Parameter, Tensor] = {}
+    check_fits(there, direction)
     for name, value in direction.items():
-        if name not in there or there[name].shape != value.shape:
-            has = tuple(there[name].shape) if name in there else "no such parameter"
-            raise ValueError(f"the direction moves {name!r} of shape {tuple(value.shape)}; the model has {has}")
         if there[name] in moves:
             first = next(other for other in direction if there[other] is there[name])
             raise ValueError(f"the direction names one tied parameter twice, as {first!r} and as {name!r}: leave one of them out")

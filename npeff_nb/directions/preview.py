@@ -28,7 +28,7 @@ from torch.autograd import forward_ad
 
 from npeff_nb.decomposition.coefficients import fit_coefficients
 from npeff_nb.directions.forward_mode import Layers, moving, read_at_first_position
-from npeff_nb.directions.lift import subject_of
+from npeff_nb.directions.lift import check_fits, subject_of
 from npeff_nb.directions.perturb import kl
 from npeff_nb.fisher.batches import EXAMPLES_A_BATCH, ReadyBatches
 from npeff_nb.fisher.completeness import tape_for
@@ -110,10 +110,7 @@ def _tangents(model: nn.Module, direction: Mapping[str, Tensor]) -> dict[str, Te
     there = dict(model.named_parameters())
     if not direction:
         raise ValueError("the direction moves no parameter at all")
-    for name, value in direction.items():
-        if name not in there or there[name].shape != value.shape:
-            has = tuple(there[name].shape) if name in there else "no such parameter"
-            raise ValueError(f"the direction moves {name!r} of shape {tuple(value.shape)}; the model has {has}")
+    check_fits(there, direction)
     return {name: value.detach().to(there[name]) for name, value in direction.items()}
 
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from npeff_nb.directions.lift import check_fits, subject_of
 from npeff_nb.directions.lift import direction as lifted
-from npeff_nb.directions.lift import subject_of
 from npeff_nb.directions.watch import OUTSIDE, Attention, Watch, find_blocks, tangent, torch_attention
 from npeff_nb.fisher.batches import TextBatches
 from npeff_nb.fisher.subject import Subject, alone_with, check_ready
@@ -115,10 +115,7 @@ def trace_direction(
     assert isinstance(subject.batches, TextBatches)
     tokens = [str(token) for token in subject.tokenizer.convert_ids_to_tokens(list(subject.batches.encoded["input_ids"][row]))]
     there = dict(model.named_parameters())
-    for name, value in direction.items():
-        if name not in there or there[name].shape != value.shape:
-            has = tuple(there[name].shape) if name in there else "no such parameter"
-            raise ValueError(f"the direction moves {name!r} of shape {tuple(value.shape)}; the model has {has}")
+    check_fits(there, direction)
 
     passes = _Passes(subject, row, direction)
     with alone_with(model), torch_attention(model):

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from npeff_nb.directions.lift import check_fits
 from npeff_nb.explain.tokens import token_ids
 from npeff_nb.fisher.batches import to_device
 from npeff_nb.fisher.factors import Recipe
@@ -63,10 +64,7 @@ def input_sensitivity(
     """
     check_ready(subject.model)
     there = dict(subject.model.named_parameters())
-    for name, value in direction.items():
-        if name not in there or there[name].shape != value.shape:
-            has = tuple(there[name].shape) if name in there else "no such parameter"
-            raise ValueError(f"the direction is over {name!r} of shape {tuple(value.shape)}; the model has {has}")
+    check_fits(there, direction, "is over")
     out: dict[int, tuple[np.ndarray, float]] = {}
     for batch in subject.batches.batches(np.asarray(rows)):
         lengths = [len(ids) for ids in token_ids(subject, batch)]
