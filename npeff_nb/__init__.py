@@ -29,6 +29,15 @@ _PUBLIC = {
     "sweeps": "npeff_nb.directions.sweeps",
     "repair": "npeff_nb.directions.repair",
     "explore": "npeff_nb.widgets.explorer",
+    "compare": "npeff_nb.widgets.compare",
+    "ComponentTable": "npeff_nb.widgets.panels",
+    "CoefficientHeatmap": "npeff_nb.widgets.panels",
+    "ComponentMap": "npeff_nb.widgets.panels",
+    "TopExamples": "npeff_nb.widgets.panels",
+    "ParameterMap": "npeff_nb.widgets.panels",
+    "PerturbationLab": "npeff_nb.widgets.panels",
+    "OwnText": "npeff_nb.widgets.panels",
+    "TraceView": "npeff_nb.widgets.panels",
     "load": "npeff_nb._load",
 }
 

@@ -38,7 +38,7 @@ def fitted_once(shared):
 def npeff(fitted_once):
     """A decomposition of ``shared`` whose coefficients, labels and profiles are the test's own; the subject behind it is shared."""
     own = copy.copy(fitted_once)
-    own.coefficients_, own.labels, own.profiles = fitted_once.coefficients_.copy(), {}, {}
+    own.coefficients_, own.labels, own.notes, own.stars, own.profiles = fitted_once.coefficients_.copy(), {}, {}, set(), {}
     return own
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STATIC = {"explorer.js", "explorer.css", "page.js", "page.html"}
+STATIC = {"explorer.js", "explorer.css", "page.js", "page.html", "compare.js", "compare_page.js", "progress.js", "progress.css"}
 
 
 def test_import_is_without_torch():

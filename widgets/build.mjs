@@ -25,7 +25,11 @@ const common = {
 const built = await Promise.all([
   build({ ...common, entryPoints: ["src/explorer.js"], format: "esm", outfile: `${out}explorer.js` }),
   build({ ...common, entryPoints: ["src/page.js"], format: "iife", outfile: `${out}page.js` }),
+  build({ ...common, entryPoints: ["src/compare.js"], format: "esm", outfile: `${out}compare.js` }),
+  build({ ...common, entryPoints: ["src/compare_page.js"], format: "iife", outfile: `${out}compare_page.js` }),
   build({ ...common, entryPoints: ["src/explorer.css"], outfile: `${out}explorer.css` }),
+  build({ ...common, entryPoints: ["src/progress.js"], format: "esm", outfile: `${out}progress.js` }),
+  build({ ...common, entryPoints: ["src/css/progress.css"], outfile: `${out}progress.css` }),
 ]);
 const files = built.flatMap(({ outputFiles }) => outputFiles.map(({ path, text }) => ({ path, text })));
 files.push({ path: `${out}page.html`, text: await readFile(`${here}src/page.html`, "utf8") });

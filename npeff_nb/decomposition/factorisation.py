@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from npeff_nb import _files
+from npeff_nb._progress import Bar, say
 from npeff_nb.fisher import pefs as _pefs
 from npeff_nb.fisher.features import FeatureMap
 from npeff_nb.fisher.pefs import PEFs
@@ -82,7 +83,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     examples, parameters, logits, norms, classes, choices, feature_map, facts : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None for an
         array.
     subject : the live model with its examples, or None (see :meth:`attach`).  Left out of files, pickles and deep copies.
-    labels : names given to components by a person, by number.
+    labels, notes : names given to components by a person, and what was written about them, by number; stars : components that were marked.
     profiles : portraits of components computed so far, by number (:func:`npeff_nb.explain.profile.profile`).
     """
 
@@ -324,9 +325,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def top_examples(self, k: int, n: int = 20) -> np.ndarray:
         """Positions of the ``n`` examples with the largest coefficients of component ``k``, falling; only examples that use it."""
         k = self.check_component(k)
-        w = self.coefficients_[:, k]
-        order = np.argsort(-w, kind="stable")[:n]
-        return order[w[order] > 0]
+        return strongest(self.coefficients_[:, k], n)
 
     def example_table(self) -> pd.DataFrame:
         """One row an example: the caller's columns (where the fit was on PEFs) and
@@ -410,12 +409,14 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.choices: dict[str, np.ndarray] = {} if X is None else X.choices
         self.facts: dict[str, Any] = {} if X is None else dict(X.facts)
         self.labels: dict[int, str] = {}
+        self.notes: dict[int, str] = {}
+        self.stars: set[int] = set()
         self.profiles: dict[int, Any] = {}
 
     # ---------------------------------------------------------------------------------------------------------------- files
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Writes a folder of safetensors and JSON; labels that a person gave and profiles that were computed are kept."""
+        """Writes a folder of safetensors and JSON; names, notes and stars that a person gave and profiles that were computed are kept."""
         check_is_fitted(self, "components_")
         arrays = {
             "coefficients": self.coefficients_, "components": self.components_, "projections": self.projections_,
@@ -432,6 +433,8 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             "reconstruction_err": self.reconstruction_err_, "explained_variance": self.explained_variance_,
             "feature_names": list(getattr(self, "feature_names_in_", [])),
             "labels": {str(k): v for k, v in self.labels.items()},
+            "notes": {str(k): v for k, v in self.notes.items()},
+            "stars": sorted(self.stars),
             "profiles": {str(k): v for k, v in self.profiles.items()},
             "facts": self.facts,
         }  # fmt: skip
@@ -471,6 +474,8 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.restart_losses_ = facts["restart_losses"]
         self.reconstruction_err_, self.explained_variance_ = facts["reconstruction_err"], facts["explained_variance"]
         self.labels = {int(k): v for k, v in facts["labels"].items()}
+        # Files of the first release know neither.
+        self.notes, self.stars = {int(k): v for k, v in facts.get("notes", {}).items()}, set(facts.get("stars", []))
         self.profiles = {int(k): v for k, v in facts["profiles"].items()}
         self.facts = facts["facts"]
         if "examples" in tables:
@@ -507,7 +512,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 f"these Fishers are over {len(theirs)} parameters and this NPEFF was fitted on {len(mine)}; only one of them has {some}: "
                 "extract them with nb.extract_fishers(..., like=npeff)"
             )
-        if X.feature_map.id != self.feature_map.id:
+        if X.feature_map is not self.feature_map and X.feature_map.id != self.feature_map.id:  # an id is a hash of all of it
             raise ValueError("these Fishers have other coordinates than the ones fitted on; extract them with nb.extract_fishers(..., like=npeff)")
         found = of_fingerprints(self.facts.get("fingerprints", {}), X.facts.get("fingerprints", {}))
         _pefs.warn_of(found, "the Fishers fitted on", stacklevel=stacklevel)
@@ -572,6 +577,15 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             )
 
 
+def strongest(w: np.ndarray, n: int) -> np.ndarray:
+    """Positions of the ``n`` largest of ``w``, falling, the first of equals first; only positive ones."""
+    rows = np.flatnonzero(w > 0)  # coefficients are mostly zero, and a partition of equal numbers is slow
+    if 0 < n < len(rows):
+        values = w[rows]
+        rows = rows[values >= np.partition(values, len(rows) - n)[len(rows) - n]]
+    return rows[np.argsort(-w[rows], kind="stable")][:n]
+
+
 def _of_unit_norm(rows: Rows, H: Tensor) -> tuple[Tensor, Tensor]:
     """Components as they are reported and their projections, counted anew: what solvers carry along drifts, weights on like rows cancel."""
     P = rows.project(H)
@@ -623,23 +637,20 @@ class _Teller:
     """The plan, and then a bar that says which start is running and how much it explains."""
 
     def __init__(self, verbose: bool, plan: Plan, total: float) -> None:
-        from tqdm.auto import tqdm
-
-        self._total, self._what = total, ""
-        self._bar = tqdm(disable=not verbose, unit="iteration")
+        self._total = total
         if verbose:
-            self._bar.write(f"NPEFF: {plan}")
+            say(f"NPEFF: {plan}")
+        # How many iterations it will be depends on what they find.
+        self._bar = Bar(bool(verbose), None, "fit", "iteration", "the decomposition is as it was")
 
     def __enter__(self) -> Tell:
+        self._bar.__enter__()
         return self._tell
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
 
     def _tell(self, what: str, iteration: int, loss: float) -> None:
-        if what != self._what:
-            self._what = what
-            self._bar.reset()
-            self._bar.set_description(what, refresh=False)
-        self._bar.set_postfix(explained=f"{1 - loss / self._total:.4f}", refresh=False)
-        self._bar.update(iteration - self._bar.n)
+        if what != self._bar.what:
+            self._bar.begin(what)
+        self._bar.add(iteration - self._bar.at.done, f"explained={1 - loss / self._total:.4f}")

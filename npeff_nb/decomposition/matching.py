@@ -55,7 +55,7 @@ def match(a: Factorisation, b: Factorisation, X: Any = None) -> pd.DataFrame:
         )
     if X is not None:
         return pairs(a.components_, a.transform(X), b.components_, b.transform(X))
-    if len(a.coefficients_) != len(b.coefficients_) or not _same_examples(a, b):
+    if len(a.coefficients_) != len(b.coefficients_) or not same_examples(a, b):
         raise ValueError(
             f"a was fitted on {len(a.coefficients_)} examples and b on {len(b.coefficients_)} others: give X, the Fishers on which to compare them"
         )
@@ -85,5 +85,6 @@ def _standard(W: np.ndarray) -> np.ndarray:
     return np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 1e-12 * np.linalg.norm(W, axis=0))
 
 
-def _same_examples(a: Factorisation, b: Factorisation) -> bool:
+def same_examples(a: Factorisation, b: Factorisation) -> bool:
+    """Whether both were fitted on the same table, as far as can be told."""
     return a.examples is None or b.examples is None or a.examples.equals(b.examples)

@@ -105,8 +105,7 @@ def applied(npeff: F, X: Any) -> F:
     H = torch.from_numpy(npeff.components_).to(found.rows.device)
     result._finish(found, found.rows, found.total, H, frozen=len(H), order=lambda share: np.arange(len(share)))
     result._record(None, [result.reconstruction_err_], npeff.converged_, [result.reconstruction_err_])
-    result.labels = dict(npeff.labels)
-    return result
+    return _remembering(result, npeff, {k: k for k in range(len(H))})
 
 
 def _again(npeff: Factorisation, X: Any) -> Given:
@@ -133,9 +132,13 @@ def _changed(npeff: F, X: Any, kept: np.ndarray, start: Starts, n_init: int, ord
     result = clone(npeff).set_params(n_components=len(best.H), init="k-means++")
     place = result._finish(found, rows, found.total, best.H, best.P, frozen=len(kept), order=order)
     result._record(None, best.losses, best.converged, [s.losses[-1] for s in tried])
-    # Names that a person gave stay with the components that are still there.
-    was = {new: int(kept[old]) for new, old in enumerate(place) if old < len(kept)}
-    result.labels = {new: npeff.labels[old] for new, old in was.items() if old in npeff.labels}
+    return _remembering(result, npeff, {new: int(kept[old]) for new, old in enumerate(place) if old < len(kept)})
+
+
+def _remembering(result: F, npeff: F, was: dict[int, int]) -> F:
+    """What a person said of components stays with those that are still there; ``was`` is their former number by number."""
+    result.labels, result.notes = ({new: said[old] for new, old in was.items() if old in said} for said in (npeff.labels, npeff.notes))
+    result.stars = {new for new, old in was.items() if old in npeff.stars}
     return result
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from npeff_nb.explain.enriched import Coded, Corpus
 from npeff_nb.fisher.predictions import gold_labels, predictions_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from npeff_nb.decomposition.factorisation import Factorisation
 
 USED = 0.05
@@ -24,8 +26,6 @@ DRAWS = 400
 """Random draws behind the purity that is expected by chance."""
 MOST_VALUES = 200
 """A column with more different values than this is no label."""
-
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?", re.UNICODE)
 
 
 @dataclass(frozen=True)
@@ -52,55 +52,50 @@ def label_columns(examples: pd.DataFrame) -> list[str]:
     return sorted(found, key=lambda c: (c != "label", found[c]))
 
 
-def purity(values: np.ndarray, top: np.ndarray, given: np.ndarray | None = None, seed: int = 0) -> Purity:
+def purity(values: Any, top: np.ndarray, given: Any = None, seed: int = 0) -> Purity:
     """Purity of ``values`` (n,) among the examples ``top`` against chance.
 
     Chance is a draw of as many examples at random; with ``given`` (n,), at random among the examples whose ``given`` is the same: then only what goes
-    beyond that column counts.  The draws are without replacement and seeded.
+    beyond that column counts.  The draws are without replacement and seeded.  Both columns may be :class:`~npeff_nb.explain.enriched.Coded` already.
     """
-    codes, names = pd.factorize(values)
-    n_values = len(names)
+    values = Coded.of(values)
+    codes, n_values = values.codes, len(values.names)
     counts = np.bincount(codes[top][codes[top] >= 0], minlength=n_values)
     share = counts.max() / len(top)
     rng = np.random.default_rng(seed)
-    groups = np.zeros(len(codes), dtype=int) if given is None else pd.factorize(given)[0]
-    pools = [(np.flatnonzero(groups == g), int((groups[top] == g).sum())) for g in np.unique(groups[top])]
-    drawn = np.empty(DRAWS)
-    for i in range(DRAWS):
-        some = np.concatenate([rng.choice(pool, size, replace=False) for pool, size in pools])
-        drawn[i] = np.bincount(codes[some][codes[some] >= 0], minlength=n_values).max() / len(top)
+    drawn = np.zeros((DRAWS, n_values + 1), dtype=int)  # the last stands for what is not known
+    groups = {0: np.arange(len(codes))} if given is None else Coded.of(given).members
+    of_top = np.zeros(len(codes), dtype=int) if given is None else Coded.of(given).codes
+    for group, size in zip(*np.unique(of_top[top], return_counts=True), strict=True):
+        there = np.bincount(codes[groups[int(group)]] % (n_values + 1), minlength=n_values + 1)
+        drawn += rng.multivariate_hypergeometric(there, size, DRAWS, method="count")
+    commonest = drawn[:, :n_values].max(1) / len(top)
     # The usual correction: the observed set is itself one of the possible draws.
-    return Purity(str(names[counts.argmax()]), float(share), float(drawn.mean()), float((1 + (drawn >= share - 1e-12).sum()) / (1 + DRAWS)))
+    p_value = float((1 + (commonest >= share - 1e-12).sum()) / (1 + DRAWS))
+    return Purity(str(values.names[counts.argmax()]), float(share), float(commonest.mean()), p_value)
 
 
 def distinguishing_words(texts: list[str], top: np.ndarray, most: int = 3) -> list[str]:
     """Words that stand in many top texts and in few of the others, in the order in which people write them."""
-    words = [[w.casefold() for w in _WORD.findall(text)] for text in texts]
-    everywhere: dict[str, int] = {}
-    for text in words:
-        for word in set(text):
-            everywhere[word] = everywhere.get(word, 0) + 1
-    here: dict[str, list[int]] = {}
-    for i in top:
-        for word in set(words[i]):
-            here.setdefault(word, []).append(words[i].index(word))
-    # Difference of the two shares: a rare word that stands in two top examples says less than "how" in all of them.
-    gain = {w: len(at) / len(top) - everywhere[w] / len(words) for w, at in here.items() if len(at) >= 2}
-    best = sorted(gain, key=lambda w: (-gain[w], w))
-    kept = [w for w in best if gain[w] >= max(0.15, 0.4 * gain[best[0]])][:most]
-    return sorted(kept, key=lambda w: np.mean(here[w]))
+    return Corpus(texts).distinguishing(top, most)
 
 
-def default_label(npeff: Factorisation, k: int) -> str:
-    """A name for a component from what its top examples share: their words, or else their label, or else nothing but the number."""
-    top = npeff.top_examples(k, TOP)
+def default_label(
+    npeff: Factorisation, k: int, corpus: Corpus | None = None, top: np.ndarray | None = None, columns: Sequence[str] | None = None
+) -> str:
+    """A name for a component from what its top examples share: their words, or else their label, or else nothing but the number.
+
+    Whoever asks about many components may give the texts, the top examples and the label columns.
+    """
+    top = npeff.top_examples(k, TOP) if top is None else top
     if npeff.examples is None or not len(top):
         return f"component {k}" if len(top) else "unused"
     if "text" in npeff.examples.columns:
-        words = distinguishing_words(npeff.examples["text"].tolist(), top)
+        corpus = Corpus(npeff.examples["text"].tolist()) if corpus is None else corpus
+        words = corpus.distinguishing(top)
         if words:
             return " · ".join(words)
-    columns = label_columns(npeff.examples)
+    columns = label_columns(npeff.examples) if columns is None else columns
     if columns:
         return f"mostly {npeff.examples[columns[0]].iloc[top].mode().iloc[0]}"
     return f"component {k}"
@@ -121,11 +116,13 @@ def component_table(npeff: Factorisation, top: int = TOP) -> pd.DataFrame:
     predictions = predictions_of(npeff)
     gold = gold_labels(npeff.examples, npeff.classes)
     columns = [] if npeff.examples is None else label_columns(npeff.examples)
+    coded = {column: Coded.of(npeff.examples[column]) for column in columns}
+    corpus = None if npeff.examples is None or "text" not in npeff.examples.columns else Corpus(npeff.examples["text"].tolist())
     for k in range(W.shape[1]):
         best = npeff.top_examples(k, top)
         row = {
             "component": k,
-            "name": npeff.labels.get(k) or default_label(npeff, k),
+            "name": npeff.labels.get(k) or default_label(npeff, k, corpus, columns=columns),
             "share": float(npeff.component_shares_[k]) / explained,
             "examples": int((W[:, k] >= USED).sum()),
         }
@@ -135,8 +132,7 @@ def component_table(npeff: Factorisation, top: int = TOP) -> pd.DataFrame:
                 known = ~pd.isna(gold[best])
                 row["accuracy"] = float((gold[best] == predictions[best])[known].mean()) if known.any() else float("nan")
         for at, column in enumerate(columns if len(best) else []):
-            values = npeff.examples[column].astype(object).to_numpy()
-            found = purity(values, best, None if at == 0 else npeff.examples[columns[0]].astype(object).to_numpy())
+            found = purity(coded[column], best, None if at == 0 else coded[columns[0]])
             row |= {column: found.name, f"{column} purity": found.share, f"{column} expected": found.expected, f"{column} p": found.p_value}
         profile = npeff.profiles.get(k)
         if profile is not None and profile["edit"] is not None:

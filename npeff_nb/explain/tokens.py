@@ -233,13 +233,16 @@ def _along(use: Use, value: Tensor) -> Tensor:
     return use.along(value.reshape(value.shape[0] if value.ndim else 1, -1).to(use.right if isinstance(use, Outer) else use.gradient))
 
 
-def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None = None, ids: list[int] | None = None) -> tuple[list[dict], list[dict]]:
+def words(
+    tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None = None, ids: list[int] | None = None, *, joined: bool = True
+) -> tuple[list[dict], list[dict]]:
     """Shares of tokens put back on the words of the text, in reading order, and those of special tokens apart.
 
     Parameters
     ----------
     ids : the tokens that the model read, where that is not what the tokenizer makes of the text cut to as many: a prompt is cut at its beginning and
         has no mark at its end.
+    joined : False leaves every token by itself, called as the tokenizer calls it.
 
     Returns
     -------
@@ -251,6 +254,8 @@ def words(tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None =
     for (name, piece, joins, space), share in zip(_pieces(tokenizer, text, len(shares), text_pair, ids), shares, strict=True):
         if piece is None:
             asides[name] = asides.get(name, 0.0) + float(share)
+        elif not joined:
+            merged.append({"text": name, "share": float(share), "space": bool(merged)})
         elif joins:
             merged[-1]["text"] += piece
             merged[-1]["share"] += float(share)

@@ -68,7 +68,9 @@ def run(subject: Subject, tape: Tape, measure: Measure, shelf: Shelf, workers: W
     worker = _Worker(subject, tape, measure)
     # The first worker's own share stands for everybody's.
     mine = [batches for part in (first, shards[len(first) :]) for number, (_, batches) in enumerate(part) if number % workers.number == 0]
-    with Bar(progress if workers.leads else False, sum(len(b) for batches in mine for b in batches), f"Fishers ({fm.kind})", "ex") as bar:
+    kept = "with cache= they would be kept" if isinstance(shelf, Memory) else "the same call with this cache= goes on from there"
+    total = sum(len(b) for batches in mine for b in batches)
+    with Bar(progress if workers.leads else False, total, f"Fishers ({fm.kind})", "example", kept) as bar:
         if first:
             _first_part(first, [name for name, _ in shards[len(first) :]], worker, shelf, workers, bar)
         for number, (name, batches) in enumerate(shards[len(first) :]):

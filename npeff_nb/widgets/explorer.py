@@ -6,15 +6,16 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
 import traitlets
 
-from npeff_nb.widgets.bundle import SLIDER, Bundle
+from npeff_nb._progress import Cancelled
+from npeff_nb.widgets.bundle import PARTS, SLIDER, first_state, sendable
+from npeff_nb.widgets.desk import Desk
 from npeff_nb.widgets.page import fallback, static_text, write_page
 
 if TYPE_CHECKING:
@@ -24,19 +25,34 @@ if TYPE_CHECKING:
 
 TELL_EVERY = 0.2
 """Seconds between two progress messages: a page needs no more, and a socket stays free."""
-DIRECTIONS_KEPT = 4
-"""Directions held for the slider (one has as many numbers as the parameters that took part)."""
+PANELS = (*PARTS, "examples", "layers")
+SORTS = ("share", "number", "name", "label", "purity", "fine", "errors", "examples", "kl", "kl_up", "note", "star")
+
+
+def _numbered(value: traitlets.TraitType) -> traitlets.Dict:
+    """Component number, as text (JSON has no other keys) -> value."""
+    return traitlets.Dict(key_trait=traitlets.Unicode(), value_trait=value)
 
 
 class Explorer(anywidget.AnyWidget):
-    """What a person sees and does, as plain values that can be read, set and observed.
+    """What a person sees and does, as plain values that can be read, set and observed; :attr:`state` has them all.
 
     Attributes
     ----------
     component : the component in focus.
-    strength : strength of the edit on the slider (L2; negative turns the component down).
+    pinned : a component that is kept beside it for comparison; −1 for none.
+    strength : strength of the edit along the component in focus (L2; negative turns it down).
+    others : strengths of further components that are edited at the same time, by number as text.
     selection : rows of the examples that were picked.
-    labels : names given to components, by number as text; kept in the decomposition and saved with it.
+    example : row of the one example that is traced; −1 for none.
+    labels, notes : names given to components and what was written about them, by number as text; stars : components that were marked.  All three
+        are kept in the decomposition and saved with it.
+    panel : the part that is shown, one of ``panels``.
+    query : what is searched for.  sort : the list's order: ``"share"``, ``"number"``, ``"name"``, ``"label"``, ``"purity"``, ``"fine"``,
+        ``"errors"``, ``"examples"``, ``"kl"``, ``"kl_up"``, ``"note"`` or ``"star"``, with ``-`` before it when falling.
+    order, strip : how the heatmap's columns are ordered, and by which column of the examples' table the strip under it is coloured.
+    text : a text of one's own.
+    tokens : what colours words, ``"share"`` of the coefficient or ``"sensitivity"``; pieces : raw tokens instead of words.
     theme : ``"auto"`` follows the notebook, ``"light"``, ``"dark"``.
     """
 
@@ -45,63 +61,152 @@ class Explorer(anywidget.AnyWidget):
     _css = static_text("explorer.css")
 
     overview = traitlets.Dict().tag(sync=True)
-    heat = traitlets.Bytes().tag(sync=True)
+    panels = traitlets.List(traitlets.Enum(PANELS)).tag(sync=True)
+    panel = traitlets.Enum(PANELS, default_value="components").tag(sync=True)
     component = traitlets.Int(0).tag(sync=True)
+    pinned = traitlets.Int(-1).tag(sync=True)
     strength = traitlets.Float(0.0).tag(sync=True)
+    others = _numbered(traitlets.Float()).tag(sync=True)
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
-    labels = traitlets.Dict(key_trait=traitlets.Unicode(), value_trait=traitlets.Unicode()).tag(sync=True)
+    example = traitlets.Int(-1).tag(sync=True)
+    labels = _numbered(traitlets.Unicode()).tag(sync=True)
+    notes = _numbered(traitlets.Unicode()).tag(sync=True)
+    stars = traitlets.List(traitlets.Int()).tag(sync=True)
+    query = traitlets.Unicode("").tag(sync=True)
+    sort = traitlets.Unicode("-share").tag(sync=True)
+    order = traitlets.Unicode("").tag(sync=True)
+    strip = traitlets.Unicode("").tag(sync=True)
+    text = traitlets.Unicode("").tag(sync=True)
+    tokens = traitlets.Enum(["share", "sensitivity"], default_value="share").tag(sync=True)
+    pieces = traitlets.Bool(False).tag(sync=True)
     theme = traitlets.Enum(["auto", "light", "dark"], default_value="auto").tag(sync=True)
 
-    def __init__(self, npeff: NPEFF, *, component: int = 0, strength: float = 0.0, selection: list[int] | None = None, theme: str = "auto") -> None:
-        self.npeff = npeff
-        self._bundle = Bundle(npeff)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="npeff-explorer")
+    PARTS: ClassVar[tuple[str, ...]] = PARTS
+    STATE: ClassVar = (
+        "panel", "component", "pinned", "strength", "others", "selection", "example", "query", "sort", "order", "strip", "text", "tokens", "pieces",
+        "theme",
+    )  # fmt: skip
+
+    def __init__(self, npeff: NPEFF, **state: Any) -> None:
+        from sklearn.utils.validation import check_is_fitted
+
+        from npeff_nb.npeff import NPEFF
+
+        # First of all: a widget that was refused is closed as well.
+        self._workers = {pace: ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"npeff-{pace}") for pace in ("long", "background")}
         self._cancelled: dict[str, threading.Event] = {}
-        self._directions: dict[int, Any] = {}
+        called = f"{self._called()}()"
+        _check_names(state, self.STATE, called)
+        if not isinstance(npeff, NPEFF):
+            raise TypeError(f"{called} takes a fitted NPEFF, not a {type(npeff).__name__}")
+        check_is_fitted(npeff, "components_")
+        self.npeff = npeff
+        self._desk = Desk(npeff)
+        overview = sendable(self._desk.bundle.overview(live=npeff.subject is not None))
+        self._first = {"panel": self.PARTS[0]} | first_state(overview)
         super().__init__(
-            overview=self._bundle.overview(live=npeff.subject is not None),
-            heat=self._bundle.heat(),
-            labels={str(k): v for k, v in npeff.labels.items()},
-            component=component,
-            strength=strength,
-            selection=selection or [],
-            theme=theme,
+            overview=overview,
+            panels=list(self.PARTS),
+            labels=sendable({str(k): v for k, v in npeff.labels.items()}),
+            notes=sendable({str(k): v for k, v in npeff.notes.items()}),
+            stars=sorted(npeff.stars),
+            **self._first | state,
         )
         self.on_msg(self._on_message)
 
     # ------------------------------------------------------------------------------------------------------------------- plain values
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """Everything that the person chose, as plain values.  ``nb.explore(npeff, **explorer.state)`` shows the same again; it can be set, too."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    @state.setter
+    def state(self, value: dict[str, Any]) -> None:
+        _check_names(value, self.STATE, "state")
+        with self.hold_trait_notifications():
+            for name, one in value.items():
+                setattr(self, name, one)
+
+    def code(self, npeff: str = "npeff") -> str:
+        """The line of Python that opens an explorer like this one; ``npeff`` is what the decomposition is called."""
+        first = {name: self.trait_defaults(name) for name in self.STATE} | self._first
+        said = [f"{name}={value!r}" for name, value in self.state.items() if value != first[name]]
+        return f"nb.{self._called()}({', '.join([npeff, *said])})"
+
+    def _called(self) -> str:
+        """What a person calls to get one of these."""
+        return "explore" if type(self).__name__ == "Explorer" else type(self).__name__
+
     @traitlets.validate("component")
     def _check_component(self, proposal: Any) -> int:
         return self.npeff.check_component(proposal["value"])
 
+    @traitlets.validate("pinned")
+    def _check_pinned(self, proposal: Any) -> int:
+        return proposal["value"] if proposal["value"] == -1 else self.npeff.check_component(proposal["value"])
+
     @traitlets.validate("strength")
     def _check_strength(self, proposal: Any) -> float:
-        value = proposal["value"]
-        if not (math.isfinite(value) and SLIDER["low"] <= value <= SLIDER["high"]):
-            raise ValueError(
-                f"strength {value} is not on this explorer's slider, which goes from {SLIDER['low']:g} to {SLIDER['high']:g}; "
-                "nb.perturb(model, npeff.direction(k), strength) takes any"
-            )
-        return value
+        return _on_slider(proposal["value"])
+
+    @traitlets.validate("others")
+    def _check_others(self, proposal: Any) -> dict[str, float]:
+        for value in self._numbers(proposal["value"]).values():
+            _on_slider(value)
+        return proposal["value"]
 
     @traitlets.validate("selection")
     def _check_selection(self, proposal: Any) -> list[int]:
-        n = len(self.npeff.coefficients_)
         for row in proposal["value"]:
-            if not 0 <= row < n:
-                raise ValueError(f"example {row} does not exist: this decomposition has {n} (0 to {n - 1}).")
+            self._check_row(row)
         return proposal["value"]
 
-    @traitlets.validate("labels")
-    def _check_labels(self, proposal: Any) -> dict[str, str]:
-        for key in proposal["value"]:
-            self.npeff.check_component(int(key) if key.lstrip("-").isdigit() else key)
+    @traitlets.validate("example")
+    def _check_example(self, proposal: Any) -> int:
+        return proposal["value"] if proposal["value"] == -1 else self._check_row(proposal["value"])
+
+    @traitlets.validate("labels", "notes")
+    def _check_numbered(self, proposal: Any) -> dict[str, str]:
+        self._numbers(proposal["value"])
         return proposal["value"]
 
-    @traitlets.observe("labels")
-    def _keep_labels(self, change: Any) -> None:
-        self.npeff.labels = {int(k): v for k, v in change["new"].items() if v}
+    @traitlets.validate("stars")
+    def _check_stars(self, proposal: Any) -> list[int]:
+        return [self.npeff.check_component(k) for k in proposal["value"]]
+
+    @traitlets.validate("sort")
+    def _check_sort(self, proposal: Any) -> str:
+        return _one_of(proposal["value"].removeprefix("-"), SORTS, "sort", proposal["value"])
+
+    @traitlets.validate("order")
+    def _check_order(self, proposal: Any) -> str:
+        return _one_of(proposal["value"], self.overview["orders"], "order")
+
+    @traitlets.validate("strip")
+    def _check_strip(self, proposal: Any) -> str:
+        return _one_of(proposal["value"], ["", *(column["name"] for column in self.overview["columns"])], "strip")
+
+    @traitlets.validate("panel")
+    def _check_panel(self, proposal: Any) -> str:
+        return _one_of(proposal["value"], self.panels or PANELS, "panel")
+
+    def _check_row(self, row: int) -> int:
+        n = len(self.npeff.coefficients_)
+        if not 0 <= row < n:
+            raise ValueError(f"example {row} does not exist: this decomposition has {n} (0 to {n - 1}).")
+        return row
+
+    def _numbers(self, by_number: dict[str, Any]) -> dict[int, Any]:
+        return {self.npeff.check_component(_number(key)): value for key, value in by_number.items()}
+
+    @traitlets.observe("labels", "notes")
+    def _keep(self, change: Any) -> None:
+        setattr(self.npeff, change["name"], {int(k): v for k, v in change["new"].items() if v})
+
+    @traitlets.observe("stars")
+    def _keep_stars(self, change: Any) -> None:
+        self.npeff.stars = set(change["new"])
 
     # ------------------------------------------------------------------------------------------------------------------- pictures
 
@@ -110,7 +215,7 @@ class Explorer(anywidget.AnyWidget):
 
         What was computed so far (:meth:`npeff_nb.NPEFF.profile`) is in it; what needs the model says so.
         """
-        return write_page(self.npeff, path, component=self.component, strength=self.strength, selection=list(self.selection), theme=self.theme)
+        return write_page(self.npeff, path, panels=list(self.panels), **self.state)
 
     def parameter_map(self) -> go.Figure:
         """The layer × matrix map of the component in focus as a Plotly figure."""
@@ -135,99 +240,80 @@ class Explorer(anywidget.AnyWidget):
         """Ends the widget and what still runs for it."""
         for event in list(self._cancelled.values()):
             event.set()
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers.values():
+            worker.shutdown(wait=False, cancel_futures=True)
         super().close()
 
     # ------------------------------------------------------------------------------------------------------------------- questions of the page
 
     def _on_message(self, _: Any, content: Any, buffers: Any) -> None:
-        """Answers at once what is known; what needs the model goes to one worker thread, so that the kernel stays free to hear Cancel."""
+        """Answers at once what is known; what needs the model goes to worker threads, so that the kernel stays free to hear Cancel."""
         if not isinstance(content, dict) or not isinstance(content.get("id"), str):
             return
-        asked, ask = content["id"], content.get("ask")
-        if ask == "cancel":
+        asked = content["id"]
+        if content.get("ask") == "cancel":
             event = self._cancelled.get(asked)
             if event is not None:
                 event.set()
             return
-        try:
-            if ask == "examples":
-                n = len(self.npeff.coefficients_)
-                rows = [row for row in content["rows"] if isinstance(row, int) and 0 <= row < n]
-                self.send({"id": asked, "answer": [self._bundle.example(row) for row in rows]})
-                return
-            if ask not in {"component", "strength"}:
-                raise ValueError(f"the page asked for {ask!r}, which this version does not know; restart the kernel after an update")
-            k = self.npeff.check_component(content["component"])
-            if ask == "component" and (k in self.npeff.profiles or self.npeff.subject is None):
-                self.send({"id": asked, "answer": self._bundle.detail(k)})
-                return
-            event = self._cancelled[asked] = threading.Event()
-            work = (lambda: self._profile(k, asked, event)) if ask == "component" else (lambda: self._run(k, float(content["strength"])))
-            self._worker.submit(self._answer, asked, event, work)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the page shows it in place instead of waiting for ever
-            self.send({"id": asked, "error": str(error)})
+        event, pace = threading.Event(), self._desk.pace(content)
+        if pace == "quick":
+            self._answer(asked, content, event)
+        else:
+            self._cancelled[asked] = event
+            self._workers[pace].submit(self._answer, asked, content, event)
 
-    def _answer(self, asked: str, event: threading.Event, work: Callable[[], Any]) -> None:
-        from npeff_nb._progress import Cancelled
+    def _answer(self, asked: str, content: dict[str, Any], event: threading.Event) -> None:
+        last = 0.0
+
+        def tell(done: int, total: int, note: str, partial: Any = None) -> None:
+            nonlocal last
+            if event.is_set():
+                raise Cancelled
+            if partial is not None or time.monotonic() - last >= TELL_EVERY:
+                last = time.monotonic()
+                known = {} if partial is None else {"partial": sendable(partial)}
+                self.send({"id": asked, "progress": {"done": done, "total": total, "note": note}} | known)
 
         try:
             if event.is_set():  # cancelled while it waited for its turn: a slider moved on, another component was chosen
                 raise Cancelled
-            self.send({"id": asked, "answer": work()})
+            answer, parts = self._desk.answer(content, tell)
+            self.send({"id": asked, "answer": answer}, parts)
         except Cancelled:
             self.send({"id": asked, "error": "cancelled"})
-        except Exception as error:  # noqa: BLE001 - as above
-            self.send({"id": asked, "error": str(error) or type(error).__name__})
+        except KeyboardInterrupt:  # the kernel was interrupted while it answered on the cells' own thread
+            self.send({"id": asked, "error": "the kernel was interrupted"})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the page shows it in place instead of waiting for ever
+            self.send({"id": asked, "error": sendable(str(error)) or type(error).__name__})
         finally:
             self._cancelled.pop(asked, None)
 
-    def _profile(self, k: int, asked: str, event: threading.Event) -> dict[str, Any]:
-        from npeff_nb._progress import Cancelled
-        from npeff_nb.explain.profile import profile
 
-        last = 0.0
-        # What is known without the model is shown meanwhile.
-        partial = self._bundle.detail(k, "")
+def _number(key: str) -> Any:
+    """A component's number; what is none stays as it is, so that the error says it."""
+    return int(key) if key.lstrip("-").isdigit() else key
 
-        def tell(done: int, total: int, note: str) -> None:
-            nonlocal last
-            if event.is_set():
-                raise Cancelled
-            if time.monotonic() - last >= TELL_EVERY:
-                last = time.monotonic()
-                self.send({"id": asked, "progress": {"done": done, "total": total, "note": note}} | ({"partial": partial} if done == 0 else {}))
 
-        profile(self.npeff, k, tell)
-        return self._bundle.detail(k)
+def _on_slider(value: float) -> float:
+    if not (math.isfinite(value) and SLIDER["low"] <= value <= SLIDER["high"]):
+        raise ValueError(
+            f"strength {value} is not on this explorer's slider, which goes from {SLIDER['low']:g} to {SLIDER['high']:g}; "
+            "nb.perturb(model, npeff.direction(k), strength) takes any"
+        )
+    return value
 
-    def _run(self, k: int, strength: float) -> dict[str, Any]:
-        """StrengthResult: the model really run at this strength on the sets of the component's profile."""
-        import numpy as np
 
-        from npeff_nb.directions.lift import direction, subject_of
-        from npeff_nb.directions.perturb import edited_logits, kl
-        from npeff_nb.explain.profile import profile
-        from npeff_nb.fisher.predictions import probabilities
+def _one_of(value: str, allowed: Any, name: str, given: str | None = None) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r} does not exist; choose one of {', '.join(map(repr, allowed))}")
+    return value if given is None else given
 
-        subject = subject_of(self.npeff)
-        edit = profile(self.npeff, k)["edit"]
-        if k not in self._directions:
-            while len(self._directions) >= DIRECTIONS_KEPT:
-                self._directions.pop(next(iter(self._directions)))
-            self._directions[k] = direction(self.npeff, k)
-        rows = np.unique(np.concatenate([edit["top"], edit["baseline"], edit["shown"]]))
-        at = {int(row): i for i, row in enumerate(rows)}
-        original = subject.logits(rows).numpy()
-        moved = edited_logits(subject, self._directions[k], [strength], rows)[0]
-        distance = kl(moved, original, self.npeff.family)
-        shown = probabilities(moved[[at[i] for i in edit["shown"]]], self.npeff.family)
-        return {
-            "strength": strength,
-            "kl_top": float(distance[[at[i] for i in edit["top"]]].mean()),
-            "kl_baseline": float(distance[[at[i] for i in edit["baseline"]]].mean()),
-            "probabilities": np.round(shown, 5).tolist(),
-        }
+
+def _check_names(state: dict[str, Any], allowed: tuple[str, ...], what: str) -> None:
+    for name in state:
+        if name not in allowed:
+            raise TypeError(f"{what} has no argument {name!r}; it takes {', '.join(allowed)}")
 
 
 def explore(npeff: NPEFF, **state: Any) -> Explorer:
@@ -235,22 +321,11 @@ def explore(npeff: NPEFF, **state: Any) -> Explorer:
 
     Parameters
     ----------
-    state : any of ``component``, ``strength``, ``selection``, ``theme`` to begin with.
+    state : what to begin with: any of the values that :attr:`Explorer.state` has, such as ``component=3`` or ``panel="heatmap"``.
 
     Raises
     ------
     TypeError, ValueError
         Another argument, something that is no fitted NPEFF, or a value that does not exist.
     """
-    allowed = ("component", "strength", "selection", "theme")
-    for name in state:
-        if name not in allowed:
-            raise TypeError(f"explore() has no argument {name!r}; it takes {', '.join(allowed)}")
-    from sklearn.utils.validation import check_is_fitted
-
-    from npeff_nb.npeff import NPEFF
-
-    if not isinstance(npeff, NPEFF):
-        raise TypeError(f"explore() takes a fitted NPEFF, not a {type(npeff).__name__}")
-    check_is_fitted(npeff, "components_")
     return Explorer(npeff, **state)

@@ -37,6 +37,9 @@ def open_page(**options):
         )
         try:
             yield page, wrong
+        except BaseException:
+            keep_picture(page, "failed")
+            raise
         finally:
             browser.close()
 

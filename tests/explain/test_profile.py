@@ -14,6 +14,7 @@ import twins
 from npeff_nb import NPEFF
 from npeff_nb._progress import Cancelled
 from npeff_nb.directions.perturb import kl
+from npeff_nb.explain.packed import pack, unpack
 from npeff_nb.explain.profile import JUDGED_AT, STRENGTHS, profile
 from npeff_nb.fisher.extract import extract_fishers
 from npeff_nb.fisher.outputs import Own, SequenceClasses
@@ -42,11 +43,39 @@ def test_the_sweep_is_the_model_really_run(npeff):
     assert edit["kl_top"][still] == edit["kl_baseline"][still] == edit["kl_random"][still] == 0
     assert all(value > 0 for at, value in enumerate(edit["kl_top"]) if at != still)
     assert not set(edit["top"]) & set(edit["baseline"])
-    probabilities = np.array(edit["probabilities"])
-    assert probabilities.shape == (len(STRENGTHS), len(edit["shown"]), 3)
-    np.testing.assert_allclose(probabilities.sum(2), 1, atol=3e-5)  # rounded to five digits
-    expected = torch.softmax(torch.from_numpy(npeff.logits[edit["shown"]]).double(), 1)
-    np.testing.assert_allclose(probabilities[still], expected, atol=2e-5)
+    rows = [*edit["top"], *edit["baseline"]]
+    grid = unpack(edit["logits"])
+    assert grid.shape == (len(rows), len(STRENGTHS), 3)
+    np.testing.assert_allclose(grid[:, still], npeff.logits[rows], atol=1e-4)  # 16 bits; float32 in other batches
+    model, direction = twins.double(tiny.bert()), npeff.direction(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p += direction[name].double() * STRENGTHS[1] if name in direction else 0
+        for at, row in enumerate(rows):
+            moved = model(**tiny.tokenizer()([npeff.examples["text"][row]], return_tensors="pt")).logits[0]
+            np.testing.assert_allclose(grid[at, 1], moved, atol=1e-3)
+    assert edit["probabilities"] is None  # they are in the logits
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (1, 1), (2, 0)])
+def test_packed_numbers_come_back(shape):
+    given = np.random.default_rng(0).normal(size=shape) * np.logspace(-6, 6, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    packed = json.loads(json.dumps(pack(given)))
+    back = unpack(packed)
+    assert back.shape == shape
+    for one, two in zip(given, back, strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=np.abs(one).max(initial=0) / 65000)
+    np.testing.assert_array_equal(unpack(pack(np.zeros((2, 3)))), np.zeros((2, 3)))
+
+
+def test_parts_are_told_as_they_become_known_and_a_direction_may_be_given(npeff, monkeypatch):
+    parts, lifted = [], npeff.direction(1)
+    monkeypatch.setattr("npeff_nb.explain.profile.direction", lambda *_: pytest.fail("was lifted again"))
+    found = profile(npeff, 1, on_part=parts.append, lift=lambda k: lifted)
+    assert [part["tokens"] is not None for part in parts[:2]] == [False, True]
+    assert [part["edit"] is not None for part in parts[:3]] == [False, False, True]
+    assert parts[-1] == found and all(part is not found for part in parts)
+    assert sorted(found["edit"]["strengths"]) == list(STRENGTHS)
 
 
 @pytest.mark.parametrize("sign", "+-")

@@ -71,18 +71,3 @@ export function readable(ground, ink) {
 export function css(colour) {
   return `rgb(${colour.join(", ")})`;
 }
-
-/**
- * Which names of a strip get a colour of their own: all of them up to eight, else the eight commonest; -1 marks "other".
- * @param {string[]} names
- * @param {number[]} codes
- * @returns {number[]} for each name the index into CATEGORIES, or -1
- */
-export function stripColours(names, codes) {
-  if (names.length <= CATEGORIES.length) return names.map((_, code) => code);
-  const counts = names.map(() => 0);
-  for (const code of codes) if (code >= 0) counts[code] += 1;
-  const common = names.map((_, code) => code).sort((a, b) => counts[b] - counts[a] || a - b).slice(0, CATEGORIES.length);
-  common.sort((a, b) => a - b);
-  return names.map((_, code) => common.indexOf(code));
-}

@@ -1,23 +1,23 @@
-/** Geometry of the KL plot: strength to the right, KL upwards on a square-root scale. */
+/** Geometry of the KL plot: strength to the right on the slider's scale, KL upwards on a square-root scale. */
 
-/** @import { Sweep } from "./protocol.js" */
+/** @import { Range } from "./slide.js" */
+import { toPlace } from "./slide.js";
 
 /** @typedef {{ left: number, right: number, top: number, bottom: number }} Box */
 
 /**
  * The root scale keeps a KL of 0.05 visible beside one of 3.
- * @param {Sweep} sweep
- * @param {{ low: number, high: number }} range of the slider
+ * @param {number[]} values every KL that is drawn
+ * @param {Range} range of the slider
  * @param {Box} box
  */
-export function klScales(sweep, range, box) {
-  const low = Math.min(range.low, sweep.strengths[0]);
-  const high = Math.max(range.high, sweep.strengths[sweep.strengths.length - 1]);
-  const largest = Math.max(1e-6, ...sweep.kl_top, ...sweep.kl_baseline, ...sweep.kl_random);
+export function klScales(values, range, box) {
+  const [low, high] = [toPlace(range.low, range), toPlace(range.high, range)];
+  const largest = values.reduce((a, b) => Math.max(a, b), 1e-6);
   return {
     largest,
     /** @param {number} strength */
-    x: (strength) => box.left + ((strength - low) / (high - low || 1)) * (box.right - box.left),
+    x: (strength) => box.left + ((toPlace(strength, range) - low) / (high - low || 1)) * (box.right - box.left),
     /** @param {number} kl */
     y: (kl) => box.bottom - Math.sqrt(Math.max(0, kl) / largest) * (box.bottom - box.top),
   };
@@ -48,6 +48,24 @@ export function klTicks(scales, gap) {
       ticks.push(value);
       last = y;
     }
+  }
+  return ticks.sort((a, b) => a - b);
+}
+
+/** In the order in which they are given room. */
+const STOPS = [0, 0.3, -0.3, 0.1, -0.1, 0.05, -0.05, 0.6, -0.6, 0.02, -0.02];
+
+/**
+ * Strengths for the axis, at least `gap` pixels apart; the ends and zero come first.
+ * @param {{ x: (strength: number) => number }} scales
+ * @param {Range} range
+ * @param {number} gap
+ */
+export function strengthTicks(scales, { low, high }, gap) {
+  /** @type {number[]} */
+  const ticks = [];
+  for (const stop of [low, high, ...STOPS]) {
+    if (stop >= low && stop <= high && ticks.every((other) => Math.abs(scales.x(other) - scales.x(stop)) >= gap)) ticks.push(stop);
   }
   return ticks.sort((a, b) => a - b);
 }

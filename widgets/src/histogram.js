@@ -1,5 +1,15 @@
 /** A small histogram as one SVG path. Counts are drawn on a log scale: most examples sit in the first bins. */
 
+import { svg } from "./dom.js";
+
+const WIDTH = 62;
+const HEIGHT = 16;
+
+/** @param {number[]} counts */
+export function smallHistogram(counts) {
+  return svg("svg", { class: "nx-histogram", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, svg("path", { d: histogramPath(counts, WIDTH, HEIGHT) }));
+}
+
 /**
  * @param {number[]} counts
  * @param {number} width

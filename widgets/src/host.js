@@ -1,63 +1,87 @@
 /**
  * The host of a static page: a model like the notebook's, which answers from data that stands in the page. Nothing leaves
- * the page; what the person changes lives as long as the page.
+ * the page; what the person changes lives as long as the page, or until they save a copy.
  */
 
-/** @import { ComponentDetail, ExampleDetail, Overview, Request } from "./protocol.js" */
-import { responseAt } from "./sweep.js";
+/** @import { ComponentDetail, ExampleDetail, Overview, PanelName, Request } from "./protocol.js" */
+/** @import { SavedHeat } from "./heat_answer.js" */
+import { createHeatAnswers } from "./heat_answer.js";
+import { entryOf, find } from "./search.js";
 
 /**
  * @typedef {object} PageData
  * @property {Overview} overview
- * @property {string} heat base64 of the uint8 matrix
- * @property {number} component
- * @property {number} strength
- * @property {number[]} selection
+ * @property {PanelName[]} panels
+ * @property {Record<string, any>} state the other traits
  * @property {Record<string, string>} labels
- * @property {"auto" | "light" | "dark"} theme
- * @property {Record<string, ComponentDetail>} details
- * @property {ExampleDetail[]} examples index = row
+ * @property {Record<string, string>} notes
+ * @property {number[]} stars
+ * @property {ComponentDetail[]} details
+ * @property {[number, number][][][]} bands component -> band -> some of its examples, each with its coefficient
+ * @property {Record<string, ExampleDetail>} examples by row: all, or of very many those that some component shows
+ * @property {SavedHeat} heat
  */
 
-/** @param {string} text @returns {DataView} */
-export function decodeBase64(text) {
-  const binary = atob(text);
-  const bytes = new Uint8Array(binary.length);
-  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
-  return new DataView(bytes.buffer);
+/** What the person may change in a page, and what a saved copy keeps. */
+export const KEPT = /** @type {const} */ (["labels", "notes", "stars"]);
+
+/** @param {PageData} data */
+export function createAnswers(data) {
+  const heat = createHeatAnswers(data.heat, data.overview, (row) => data.examples[String(row)]);
+  const entries = data.overview.components.map((summary) => entryOf(summary, data.details[summary.component]));
+
+  /** @param {number} component */
+  function detail(component) {
+    const found = data.details[component];
+    if (!found) throw new Error(`component ${component} does not exist: this page has ${data.details.length}.`);
+    return found;
+  }
+
+  /** @param {number} row */
+  function example(row) {
+    const found = data.examples[String(row)];
+    if (!found) throw new Error(`example ${row} is not in this page, which holds ${Object.keys(data.examples).length} of them; the notebook has all.`);
+    return found;
+  }
+
+  /**
+   * @param {Request} request
+   * @returns {{ answer: any, buffers: DataView[] }} throws when the page does not have it
+   */
+  return (request) => {
+    const drawn = heat(request);
+    if (drawn) return drawn;
+    /** @returns {any} */
+    const answer = () => {
+      if (request.ask === "component") return detail(request.component);
+      if (request.ask === "tops") return { rows: request.components.map((component) => detail(component).top.map(({ row }) => row)) };
+      if (request.ask === "examples") return request.rows.map(example);
+      if (request.ask === "search") return find(entries, request.query);
+      if (request.ask === "band") {
+        return (data.bands[request.component]?.[request.band] ?? []).map(([row, coefficient]) => ({ ...example(row), coefficient, tokens: null, aside: [], duplicates: [] }));
+      }
+      throw new Error("this page has no model to run; open the decomposition in a notebook for that.");
+    };
+    return { answer: answer(), buffers: [] };
+  };
 }
 
-/**
- * @param {PageData} data
- * @param {Request} request
- * @returns {any} the answer; throws when the page does not have it
- */
-export function answer(data, request) {
-  if (request.ask === "component") {
-    const detail = data.details[String(request.component)];
-    if (!detail) throw new Error(`this page was saved without the details of component ${request.component}; run the notebook to see them.`);
-    return detail;
-  }
-  if (request.ask === "examples") {
-    return request.rows.map((row) => data.examples[row]).filter(Boolean);
-  }
-  if (request.ask === "strength") {
-    const sweep = data.details[String(request.component)]?.sweep;
-    if (!sweep) throw new Error(`this page was saved without strengths for component ${request.component}.`);
-    const { kl_top, kl_baseline, probabilities } = responseAt(sweep, request.strength);
-    return { strength: request.strength, kl_top, kl_baseline, probabilities };
-  }
-  return null;
-}
-
-/**
- * @param {PageData} data
- * @returns {any} get, set, on, off, save_changes and send, as far as the explorer uses them
- */
+/** The explorer's model. @param {PageData} data @returns {any} */
 export function createHost(data) {
-  const { details: _details, examples: _examples, heat, overview, ...traits } = data;
+  const answers = createAnswers(data);
   /** @type {Record<string, any>} a page has no model to run, whatever was said when it was saved */
-  const state = { ...traits, heat: decodeBase64(heat), overview: { ...overview, live: false } };
+  const traits = { ...data.state, panels: data.panels, overview: { ...data.overview, live: false, saved: true } };
+  for (const name of KEPT) traits[name] = data[name];
+  return createModel(traits, answers);
+}
+
+/**
+ * A model whose traits live in the page, and which answers by a function.
+ * @param {Record<string, any>} traits
+ * @param {(request: any) => { answer: any, buffers: DataView[] }} answers throws what it cannot answer
+ * @returns {any} get, set, on, off, save_changes and send, as far as widgets use them
+ */
+export function createModel(traits, answers) {
   /** @type {Map<string, Set<(...args: any[]) => void>>} */
   const listeners = new Map();
   /** @param {string} name @param {...any} args */
@@ -66,11 +90,11 @@ export function createHost(data) {
   };
   return {
     /** @param {string} name */
-    get: (name) => state[name],
+    get: (name) => traits[name],
     /** @param {string} name @param {any} value */
     set(name, value) {
-      if (JSON.stringify(state[name]) === JSON.stringify(value)) return;
-      state[name] = value;
+      if (JSON.stringify(traits[name]) === JSON.stringify(value)) return;
+      traits[name] = value;
       tell(`change:${name}`);
     },
     save_changes() {},
@@ -89,7 +113,8 @@ export function createHost(data) {
       // later, as a kernel would: nobody may rely on an answer inside send
       queueMicrotask(() => {
         try {
-          tell("msg:custom", { id: request.id, answer: answer(data, request) }, []);
+          const { answer, buffers } = answers(request);
+          tell("msg:custom", { id: request.id, answer }, buffers);
         } catch (error) {
           tell("msg:custom", { id: request.id, error: error instanceof Error ? error.message : String(error) }, []);
         }

@@ -1,13 +1,18 @@
-/** The static page's entry: reads the data in the page, shows the explorer, and wires the theme switch. */
+/** The static page's entry: reads the data in the page, shows the explorer, and wires the theme switch and the saving of a copy. */
 
 import explorer from "./explorer.js";
 import { h } from "./dom.js";
-import { createHost } from "./host.js";
+import { KEPT, createHost } from "./host.js";
+import { withData } from "./page_copy.js";
+import { download } from "./download.js";
 
 const place = /** @type {HTMLElement} */ (document.getElementById("npeff-explorer"));
 const themes = /** @type {HTMLSelectElement} */ (document.getElementById("npeff-theme"));
 const note = /** @type {HTMLElement} */ (document.getElementById("npeff-note"));
+const save = /** @type {HTMLButtonElement} */ (document.getElementById("npeff-save"));
 const system = matchMedia("(prefers-color-scheme: dark)");
+/** The page as it was written: what the explorer makes of it is not part of a copy. */
+const source = document.documentElement.cloneNode(true);
 
 /** Stands on html, where both the page's own style and the widget look for it. */
 function applyTheme() {
@@ -18,7 +23,7 @@ function applyTheme() {
 try {
   const data = JSON.parse(document.getElementById("npeff-data")?.textContent ?? "");
   const model = createHost(data);
-  themes.value = data.theme;
+  themes.value = data.state.theme ?? "auto";
   themes.addEventListener("change", () => {
     applyTheme();
     model.set("theme", themes.value);
@@ -27,9 +32,16 @@ try {
   applyTheme();
   place.replaceChildren();
   explorer.render({ model, el: place });
-  model.on("change:labels", () => {
-    note.textContent = "Your names live in this page only and go when it is closed; set them in the notebook to keep them.";
-    note.classList.add("npeff-told");
+  for (const name of KEPT) {
+    model.on(`change:${name}`, () => {
+      note.textContent = "Names, notes and stars that you change live in this page until it is closed: save a copy to keep them.";
+      note.classList.add("npeff-told");
+      save.hidden = false;
+    });
+  }
+  save.addEventListener("click", () => {
+    const kept = Object.fromEntries(KEPT.map((name) => [name, model.get(name)]));
+    download(`${document.title}.html`, withData(/** @type {HTMLElement} */ (source.cloneNode(true)), { ...data, ...kept }), "text/html");
   });
 } catch (error) {
   // what stood in the page as a fallback stays; the reason goes above it

@@ -3,9 +3,11 @@
 /** @import { ExampleDetail } from "./protocol.js" */
 /** @import { Context } from "./explorer.js" */
 import { button, focused, h } from "./dom.js";
+import { chips } from "./example_row.js";
 import { coefficient, percent } from "./numbers.js";
 import { explainedParts } from "./shares.js";
 import { failedLine } from "./status_line.js";
+import { toTrace, traces } from "./to_trace.js";
 import { visibleText } from "./tokens.js";
 
 /** Parts of the bar with a component of their own; smaller ones could not be hit with a mouse. */
@@ -28,7 +30,7 @@ export function pickedExamples({ traits, examples, scope }) {
     const whole = h("div", { class: "nx-stack" });
     explainedParts(example, PARTS).forEach(({ component, share, value }, i) => {
       const told = component === null ? `smaller components: ${percent(share)}`
-        : `${traits.name(component)}, coefficient ${coefficient(value)}, about ${percent(share)} of this example`;
+        : `${visibleText(traits.name(component), 200)}, coefficient ${coefficient(value)}, about ${percent(share)} of this example`;
       const wide = share > 0.045;
       const part = component === null ? h("span", { class: "nx-rest", title: told })
         : button(told, wide ? String(component) : "", () => traits.update({ component }),
@@ -53,14 +55,11 @@ export function pickedExamples({ traits, examples, scope }) {
     };
     if (trouble) return h("li", {}, remove, failedLine(`example ${row}`, trouble, retry));
     if (!detail) return h("li", {}, remove, h("span", { class: "nx-dim" }, `example ${row} …`));
-    const right = detail.gold === null || !detail.prediction ? null : detail.gold === detail.prediction;
     return h("li", {}, remove,
       h("div", { class: "nx-pickedtext" },
         h("span", { class: "nx-words" }, visibleText(detail.text)),
-        h("span", { class: "nx-meta" },
-          detail.gold === null ? null : h("span", { class: "nx-chip" }, `gold ${detail.gold}`),
-          detail.prediction ? h("span", { class: `nx-chip ${right === null ? "" : right ? "nx-good" : "nx-bad"}` },
-            `${right === null ? "" : right ? "✓ " : "✗ "}predicts ${detail.prediction} ${percent(detail.probability)}`) : null)),
+        h("span", { class: "nx-meta" }, ...chips(detail).nodes.filter((node) => node !== null),
+          traces(traits) ? button(`trace example ${row}`, "trace", () => toTrace(traits, row), { class: "nx-icon" }) : null)),
       bar(detail));
   }
 

@@ -29,8 +29,8 @@ export function createRequests(model, scope) {
   /** @type {Map<string, { resolve: (answer: any) => void, reject: (reason: Error) => void, onProgress?: (progress: Progress, partial?: any) => void }>} */
   const waiting = new Map();
 
-  /** @param {any} message */
-  const receive = (message) => {
+  /** @param {any} message @param {DataView[]} [buffers] */
+  const receive = (message, buffers = []) => {
     const request = waiting.get(message?.id);
     if (!request) return; // cancelled, or another view's
     if (message.progress) {
@@ -38,7 +38,8 @@ export function createRequests(model, scope) {
       return;
     }
     waiting.delete(message.id);
-    if ("answer" in message) request.resolve(message.answer);
+    // binary parts travel beside the JSON
+    if ("answer" in message) request.resolve(buffers.length ? { ...message.answer, buffers } : message.answer);
     else request.reject(new Error(String(message.error ?? "the answer was empty")));
   };
   model.on("msg:custom", receive);

@@ -1,15 +1,9 @@
-/** What the edit does at a strength that may lie between the strengths that were computed. */
+/** What the edit does at a strength that may lie between the strengths at which the model was run. */
 
 /** @import { Sweep } from "./protocol.js" */
-
-/**
- * @typedef {object} Response
- * @property {number} kl_top
- * @property {number} kl_baseline
- * @property {number | null} kl_random
- * @property {number[][]} probabilities shown top rows x classes
- * @property {boolean} computed true on a grid point, false between two
- */
+/** @import { Family, Judge, Response } from "./judge.js" */
+import { meanOf } from "./judge.js";
+import { unpack } from "./packed.js";
 
 /**
  * The grid interval around a strength and how far into it the strength lies. Outside the grid the nearest end is taken:
@@ -30,6 +24,16 @@ export function bracket(grid, strength) {
   return { low: high - 1, high, t };
 }
 
+/** Was the model run so far out on this side? @param {number[]} grid @param {number} strength */
+export function covers(grid, strength) {
+  return strength >= grid[0] - 1e-9 && strength <= grid[grid.length - 1] + 1e-9;
+}
+
+/** Was the model run at this very strength? @param {number[]} grid @param {number} strength */
+export function runAt(grid, strength) {
+  return grid.some((one) => Math.abs(one - strength) < 1e-9);
+}
+
 /** @param {number} a @param {number} b @param {number} t */
 const between = (a, b, t) => (1 - t) * a + t * b;
 
@@ -39,51 +43,94 @@ const between = (a, b, t) => (1 - t) * a + t * b;
  * @param {number[]} values
  * @param {{ low: number, high: number, t: number }} at
  */
-function kl(values, { low, high, t }) {
+export function klBetween(values, { low, high, t }) {
   return between(Math.sqrt(Math.max(0, values[low])), Math.sqrt(Math.max(0, values[high])), t) ** 2;
 }
 
+/** @param {Sweep} sweep @param {number} strength */
+export function randomAt(sweep, strength) {
+  return sweep.kl_random.length ? klBetween(sweep.kl_random, bracket(sweep.strengths, strength)) : null;
+}
+
 /**
+ * Between strengths from probabilities of the shown examples alone: where there are too many classes to keep more.
  * @param {Sweep} sweep
  * @param {number} strength
  * @returns {Response}
  */
-export function responseAt(sweep, strength) {
+export function roughAt(sweep, strength) {
   const at = bracket(sweep.strengths, strength);
-  const [low, high] = [sweep.probabilities[at.low], sweep.probabilities[at.high]];
-  const [first, last] = [sweep.strengths[0], sweep.strengths[sweep.strengths.length - 1]];
+  const [low, high] = [sweep.probabilities?.[at.low] ?? [], sweep.probabilities?.[at.high] ?? []];
+  const rows = low.map((row, i) => row.map((p, c) => between(p, high[i][c], at.t)));
   return {
-    kl_top: kl(sweep.kl_top, at),
-    kl_baseline: kl(sweep.kl_baseline, at),
-    kl_random: sweep.kl_random.length ? kl(sweep.kl_random, at) : null,
-    probabilities: low.map((row, i) => row.map((p, c) => between(p, high[i][c], at.t))),
-    computed: at.low === at.high && strength >= first - 1e-9 && strength <= last + 1e-9,
+    kl_top: klBetween(sweep.kl_top, at), kl_baseline: klBetween(sweep.kl_baseline, at), kl_random: randomAt(sweep, strength),
+    flips_top: null, flips_baseline: null, counted: rows.length, mean_top: meanOf(rows), mean_baseline: null, of: (row) => rows[sweep.rows.indexOf(row)],
   };
 }
 
-/** Mean over the rows, one number a class. @param {number[][]} probabilities */
-export function meanProbabilities(probabilities) {
-  const classes = probabilities[0]?.length ?? 0;
-  return Array.from({ length: classes }, (_, c) => probabilities.reduce((sum, row) => sum + row[c], 0) / probabilities.length);
+/** Logits mean the same when a number is added to all of them; as different numbers they could not be compared. @param {Float64Array} z @param {Family} family */
+function centred(z, family) {
+  if (family === "bernoulli") return z;
+  const mean = z.reduce((a, b) => a + b, 0) / z.length;
+  return z.map((one) => one - mean);
 }
 
-/** @param {number[]} row */
-export function likeliest(row) {
-  let best = 0;
-  for (let c = 1; c < row.length; c++) if (row[c] > row[best]) best = c;
-  return best;
+/** @typedef {ReturnType<typeof createGrid>} Grid */
+
+/**
+ * Logits between the strengths that were run. What the first order leaves over, r(s) = z(s) − z − s·dz, is known at each of
+ * them; it is straight between two, and next to zero, where it starts with s², a parabola. So the curve passes through
+ * every run, and leaves zero as the preview does.
+ * @param {Sweep} sweep with logits
+ * @param {Judge} judge
+ */
+export function createGrid(sweep, judge) {
+  const { strengths } = sweep;
+  const { logits, derivative, family } = judge;
+  const truth = unpack(/** @type {NonNullable<Sweep["logits"]>} */ (sweep.logits));
+  const classes = logits[0].length;
+  // by strength, example, class
+  const left = strengths.map((strength, s) => truth.map((all, row) => {
+    const moved = all.slice(s * classes, (s + 1) * classes);
+    return centred(moved.map((z, c) => z - logits[row][c] - strength * derivative[row][c]), family);
+  }));
+  /** @type {Map<number, Response>} */
+  const runs = new Map();
+
+  /** @param {number} strength within the grid @returns {Float64Array[]} */
+  function at(strength) {
+    const { low, high, t } = bracket(strengths, strength);
+    const [a, b] = strengths[low] === 0 ? [0, t * t] : strengths[high] === 0 ? [(1 - t) ** 2, 0] : [1 - t, t];
+    return logits.map((z, row) => Float64Array.from(z, (one, c) => one + strength * derivative[row][c]
+      + (low === high ? left[low][row][c] : a * left[low][row][c] + b * left[high][row][c])));
+  }
+
+  return {
+    strengths,
+    at,
+    /** @param {number} strength @returns {Response} */
+    judge(strength) {
+      const response = runs.get(strength) ?? judge.judge(at(strength));
+      const where = strengths.indexOf(strength);
+      if (where >= 0) {
+        runs.set(strength, response);
+        // the run's own figures; the packed logits are rounded
+        Object.assign(response, { kl_top: sweep.kl_top[where], kl_baseline: sweep.kl_baseline[where] });
+      }
+      return { ...response, kl_random: randomAt(sweep, strength) };
+    },
+  };
 }
 
 /**
  * The classes worth a line, in an order that stays while the slider moves: those that are likely before the edit or
- * become likely anywhere in the sweep, by their mean before it.
- * @param {Sweep} sweep
+ * become likely at one of the strengths, by their mean before it.
+ * @param {number[]} before mean probabilities
+ * @param {number[][]} means the same at some strengths
  * @param {number} most
  */
-export function classesToShow(sweep, most) {
-  const means = sweep.probabilities.map(meanProbabilities);
-  const before = meanProbabilities(responseAt(sweep, 0).probabilities);
-  const peak = before.map((_, c) => Math.max(...means.map((mean) => mean[c])));
+export function classesToShow(before, means, most) {
+  const peak = before.map((p, c) => Math.max(p, ...means.map((mean) => mean[c])));
   return before
     .map((_, c) => c)
     .sort((a, b) => peak[b] - peak[a] || a - b)

@@ -1,7 +1,6 @@
 // A browser page without a browser: jsdom, a model that records what it is told, and counters for listeners.
 import { JSDOM } from "jsdom";
 import { inventData } from "../dev/invent.mjs";
-import { decodeBase64 } from "../src/host.js";
 
 /** A pen that draws nothing but says how often the heat was drawn. */
 const pen = () => ({
@@ -58,9 +57,9 @@ export function fakeModel(state) {
     listening: () => [...listeners.values()].reduce((sum, all) => sum + all.length, 0),
     asked: (ask) => model.sent.filter((message) => message.ask === ask),
     /** Answers the newest request of a kind. */
-    async reply(ask, reply) {
+    async reply(ask, reply, buffers = []) {
       const { id } = model.asked(ask).at(-1);
-      model.tell("msg:custom", { id, ...reply }, []);
+      model.tell("msg:custom", { id, ...reply }, buffers);
       await settle();
     },
   };
@@ -69,9 +68,10 @@ export function fakeModel(state) {
 
 export const settle = () => new Promise((resolve) => setTimeout(resolve, 0));
 
-/** Data for a small live widget. */
+/** Data for a small live widget, and what its kernel would answer from. */
 export function smallData(components = 6, examples = 40) {
-  const { heat, details, examples: rows, ...traits } = structuredClone(inventData(components, examples));
-  traits.overview.live = true;
-  return { traits: { ...traits, heat: decodeBase64(heat) }, details, examples: rows };
+  const data = structuredClone(inventData(components, examples));
+  data.overview.live = true;
+  const { overview, panels, state, labels, notes, stars } = data;
+  return { data, traits: { overview, panels, labels, notes, stars, ...state }, details: data.details, examples: data.examples };
 }

@@ -1,16 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { contrast, over, parseColour, readable, stripColours } from "../src/colour.js";
-import { curvePath, klScales, klTicks } from "../src/curve.js";
+import { contrast, over, parseColour, readable } from "../src/colour.js";
 import { headline } from "../src/headline.js";
-import { aggregate, cellAt, columnRange, peak, stripCodes } from "../src/heatgrid.js";
 import { histogramPath } from "../src/histogram.js";
 import { shortKind } from "../src/kinds.js";
-import { arrange, matches, renamed } from "../src/listing.js";
+import { renamed } from "../src/listing.js";
 import { count, decimals, nats, percent, ratio, strength } from "../src/numbers.js";
 import { explainedParts } from "../src/shares.js";
-import { bracket, classesToShow, meanProbabilities, responseAt } from "../src/sweep.js";
-import { largestShare, tokenOpacity, visibleText } from "../src/tokens.js";
+import { tokenOpacity } from "../src/tokens.js";
 
 const component = (number, more = {}) => ({
   component: number, label: `label ${number}`, share: 0.1, examples: 10, histogram: [], max_coefficient: 1, main_label: "DESC", purity: 1, fine: null, keywords: "", ...more,
@@ -56,45 +53,6 @@ test("the text on every token colour of both themes is readable", () => {
   }
 });
 
-test("more than eight strip names: the eight commonest keep a colour", () => {
-  const names = Array.from({ length: 10 }, (_, i) => `n${i}`);
-  const codes = names.flatMap((_, i) => Array(i === 2 || i === 5 ? 1 : 5).fill(i));
-  const colours = stripColours(names, codes);
-  assert.equal(colours[2], -1);
-  assert.equal(colours[5], -1);
-  assert.equal(new Set(colours.filter((c) => c >= 0)).size, 8);
-  assert.deepEqual(stripColours(["a", "b"], [0, 1]), [0, 1]);
-});
-
-test("token opacity is logarithmic and asides do not set the scale", () => {
-  assert.equal(tokenOpacity(0, 1), 0);
-  assert.ok(Math.abs(tokenOpacity(0.3, 0.3) - 1) < 1e-12);
-  assert.ok(Math.abs(tokenOpacity(-0.15, 0.3) - (0.05 + 0.95 * Math.log10(5.5))) < 1e-12);
-  assert.equal(largestShare([{ tokens: [{ share: 0.1 }, { share: -0.2 }], aside: [{ share: 0.6 }] }, { tokens: null, aside: [] }]), 0.2);
-  assert.equal(visibleText("a\nb"), "a↵b");
-});
-
-test("search finds every word, numbers, given and default names", () => {
-  const why = component(14, { label: "why · does", keywords: "candle wick desc" });
-  assert.ok(matches(why, {}, "WHY candle"));
-  assert.ok(!matches(why, {}, "why novel"));
-  assert.ok(matches(why, {}, "14"));
-  assert.ok(!matches(component(140), {}, "14 0x"));
-  assert.ok(matches(why, { 14: "reasons" }, "reason"));
-  assert.ok(matches(why, { 14: "reasons" }, "does"));
-});
-
-test("sorting: each key, both ways, number breaks ties", () => {
-  const all = [component(2, { share: 0.2, examples: 5, label: "b" }), component(0, { share: 0.2, examples: 9, label: "c" }), component(1, { share: 0.5, examples: 7, label: "a", purity: 0.5 })];
-  const order = (sort, descending) => arrange(all, {}, { query: "", sort, descending }).map((c) => c.component);
-  assert.deepEqual(order("share", true), [1, 0, 2]);
-  assert.deepEqual(order("number", false), [0, 1, 2]);
-  assert.deepEqual(order("name", false), [1, 2, 0]);
-  assert.deepEqual(order("examples", true), [0, 1, 2]);
-  assert.deepEqual(order("purity", false), [1, 0, 2]);
-  assert.deepEqual(arrange(all, { 0: "aa" }, { query: "", sort: "name", descending: false }).map((c) => c.component), [1, 0, 2]);
-});
-
 test("renaming: empty or default takes the entry out, others stay", () => {
   const labels = { 1: "one", 2: "two" };
   assert.deepEqual(renamed(labels, component(1), " uno "), { 1: "uno", 2: "two" });
@@ -110,59 +68,9 @@ test("the headline counts examples where it is known over how many", () => {
   assert.equal(headline(component(1, { examples: 1, main_label: "" }), null), "1 example");
 });
 
-const sweep = {
-  strengths: [-1, -0.5, 0, 1], kl_top: [4, 1, 0, 1], kl_baseline: [0.4, 0.1, 0, 0.1], kl_random: [0.04, 0.01, -1e-9, 0.01], n_top: 2, n_baseline: 2,
-  probabilities: [[[0, 1], [0.2, 0.8]], [[0.5, 0.5], [0.4, 0.6]], [[0.9, 0.1], [0.8, 0.2]], [[1, 0], [1, 0]]],
-};
-
-test("interpolation meets the grid, stays a distribution, and never leaves the ends", () => {
-  assert.equal(responseAt(sweep, -0.5).computed, true);
-  assert.equal(responseAt(sweep, -0.5 + 1e-9).computed, true);
-  assert.deepEqual(responseAt(sweep, -0.5).probabilities, sweep.probabilities[1]);
-  const between = responseAt(sweep, -0.75);
-  assert.equal(between.computed, false);
-  assert.deepEqual(between.probabilities[0].map((p) => Math.round(100 * p)), [25, 75]);
-  assert.ok(Math.abs(between.kl_top - 2.25) < 1e-12, "the root of KL is linear: (2 + 1) / 2 squared");
-  for (const row of between.probabilities) assert.ok(Math.abs(row[0] + row[1] - 1) < 1e-12);
-  assert.deepEqual(responseAt(sweep, -3).probabilities, sweep.probabilities[0]);
-  assert.equal(responseAt(sweep, -3).computed, false);
-  assert.equal(responseAt(sweep, 0).kl_random, 0);
-  assert.deepEqual(bracket([-1, 0, 1], 0.25), { low: 1, high: 2, t: 0.25 });
-});
-
-test("class means and which classes get a line", () => {
-  assert.deepEqual(meanProbabilities([[1, 0], [0, 1]]), [0.5, 0.5]);
-  const wide = { ...sweep, strengths: [-1, 0], probabilities: [[[0.1, 0.1, 0.8, 0]], [[0.7, 0.2, 0.05, 0.05]]] };
-  assert.deepEqual(classesToShow(wide, 2), [0, 2], "a class that becomes likely is shown, in the order before the edit");
-});
-
-test("the KL plot: root scale, ends of the range, ticks apart", () => {
-  const scales = klScales(sweep, { low: -1, high: 1 }, { left: 0, right: 100, top: 0, bottom: 80 });
-  assert.equal(scales.x(0), 50);
-  assert.equal(scales.y(4), 0);
-  assert.equal(scales.y(1), 40);
-  assert.equal(curvePath([-1, 0], [4, 0], scales), "M0.0 0.0L50.0 80.0");
-  const ticks = klTicks(scales, 15);
-  assert.ok(ticks.includes(0) && ticks.length >= 3);
-  ticks.slice(1).forEach((tick, i) => assert.ok(scales.y(ticks[i]) - scales.y(tick) >= 15));
-});
-
 test("kinds get the short names of the field", () => {
   const pairs = { "attention query": "Q", "attention query key value": "QKV", "attention key": "K", "attention value": "V", "attention output": "O", "mlp in": "MLP in", "MLP out": "MLP out", "attention.self.query": "Q", "layer norm": "norm", something: "someth…" };
   for (const [kind, short] of Object.entries(pairs)) assert.equal(shortKind(kind, 7), short);
-});
-
-test("columns of the heatmap cover every example once and show the largest", () => {
-  const seen = [];
-  for (let c = 0; c < 3; c++) { const [from, to] = columnRange(c, 3, 7); for (let i = from; i < to; i++) seen.push(i); }
-  assert.deepEqual(seen, [0, 1, 2, 3, 4, 5, 6]);
-  const heat = Uint8Array.from([0, 9, 1, 0, 5, 5, 0, 2]);
-  assert.deepEqual([...aggregate(heat, 4, [1, 0], 2)], [5, 2, 9, 1]);
-  assert.equal(peak(heat, 4, 0, 0, 4), 1);
-  assert.equal(peak(heat, 4, 1, 0, 2), 0);
-  assert.deepEqual(stripCodes([0, 1, 1, 2, 2, 2], 2), [1, 2]);
-  assert.equal(cellAt(-5, 100, 4), 0);
-  assert.equal(cellAt(100, 100, 4), 3);
 });
 
 test("an occupied bin of a histogram is never invisible", () => {
