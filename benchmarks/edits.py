@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import torch
+from controls import fitted
 from measuring import DEVICE, RUNS, Row, device_name, in_turn, row
 
 import npeff_nb as nb
-from npeff_nb.directions.lift import random_direction
+from npeff_nb.demo.run import COMPONENTS
+from npeff_nb.directions.lift import COVERAGE, random_direction, support
 from npeff_nb.directions.perturb import edited_logits
 from npeff_nb.directions.preview import response
+from npeff_nb.directions.sweeps import STRENGTHS
 from npeff_nb.directions.trace import trace_direction
 from npeff_nb.fisher.factors import Recipe
 from npeff_nb.fisher.outputs import output_for
 from npeff_nb.fisher.parameters import choose_parameters
 from npeff_nb.fisher.subject import Subject
 
-SHOWN, SWEPT = 64, 128
-"""Examples under a slider, and of a sweep: the top ones, and others for comparison."""
-STRENGTHS = [float(s) for s in np.geomspace(0.01, 1, 9)]
+SHOWN = 64
+"""Examples under a slider."""
+SWEPT = 4
+"""Components that are swept, of the 32: one from each quarter, by how many examples their directions are lifted from."""
 FORWARDS = 2.5
 """A preview may cost so many plain forward passes.  Each product x W takes two more, dx W and x dW; the rest of a pass is not doubled throughout."""
 ANSWER = 0.5
@@ -34,16 +39,19 @@ SENTENCE = (
 def rows() -> dict[str, Row]:
     demo = nb.load_demo()
     demo.model.to(DEVICE)
+    return preview(_asked(demo, demo.sample(SHOWN, 0))) | sweep() | traced(demo)
+
+
+def _asked(demo: Any, examples: Any) -> Subject:
     output = output_for(demo.model)
-    batches, _ = output.prepare(demo.model, demo.tokenizer, demo.sample(SWEPT, 0), None)
-    subject = Subject(demo.model, batches, output, Recipe(), demo.tokenizer)
-    return preview(subject) | sweep(subject) | traced(demo)
+    batches, _ = output.prepare(demo.model, demo.tokenizer, examples, None)
+    return Subject(demo.model, batches, output, Recipe(), demo.tokenizer)
 
 
-def _step(subject: Subject, seed: int = 0) -> dict:
+def _step(subject: Subject) -> dict:
     """A direction over the parameters that components are made of.  Where it points makes no difference to its cost."""
     there = dict(subject.model.named_parameters())
-    return random_direction({name: there[name].detach() for name in choose_parameters(subject.model)["name"]}, seed)
+    return random_direction({name: there[name].detach() for name in choose_parameters(subject.model)["name"]})
 
 
 def preview(subject: Subject) -> dict[str, Row]:
@@ -74,34 +82,45 @@ def preview(subject: Subject) -> dict[str, Row]:
     }
 
 
-def sweep(subject: Subject, components: int = 1) -> dict[str, Row]:
-    """A sweep over strengths of both signs against as many plain forward passes over the same examples."""
-    swept, steps = np.arange(SWEPT), [_step(subject, seed) for seed in range(components)]
-    signed = [sign * s for sign in (1, -1) for s in STRENGTHS]
+def sweep() -> dict[str, Row]:
+    """What a sweep takes, lifts of directions included, against plain forward passes: one over the same examples after each of its own."""
+    npeff, _ = fitted()
+    npeff.subject.model.to(DEVICE)
+    lifted = [len(support(npeff.row_weights(k), npeff.projections_[:, :, k], COVERAGE)[0]) for k in range(COMPONENTS)]
+    quarter = COMPONENTS // SWEPT
+    chosen = np.argsort(lifted)[quarter // 2 :: quarter].tolist()
+    ratios, questions, seconds = [], [], []
 
-    def edits() -> int:
-        for step in steps:
-            edited_logits(subject, step, signed, swept)
-        return 1
+    for k in chosen:
+        rows = np.sort(nb.sweeps.sweep(npeff, k, STRENGTHS[:1], controls=(), progress=False)["example"].unique())
+        times = [time.perf_counter()]
 
-    def plain() -> int:
-        for _ in range(len(signed) * components):
-            subject.logits(swept)
-        return 1
+        def told(done: int, total: int, what: str, rows: np.ndarray = rows, times: list[float] = times) -> None:
+            times.append(time.perf_counter())
+            if done:
+                npeff.subject.logits(rows)
+            times.append(time.perf_counter())
 
-    rates = in_turn({"sweep": edits, "plain": plain}, runs=2)
-    what = f"{components} direction x {len(STRENGTHS)} strengths x 2 signs, {SWEPT} questions of the demo, on {device_name()}"
-    return {"sweep / its forward passes": row(rates["sweep"] / rates["plain"], 1 / 1.15, f"{what}: against the model run as often, unedited")}
+        nb.sweeps.sweep(npeff, k, STRENGTHS, controls=(), progress=told)
+        times.append(time.perf_counter())
+        spent = np.diff(times)
+        ratios.append(spent[1::2].sum() / spent[::2].sum())
+        questions.append(len(rows))
+        seconds.append(spent[::2].sum())
+    what = (
+        f"{SWEPT} of {COMPONENTS} components x {len(STRENGTHS)} strengths x 2 signs, {np.mean(questions):.0f} questions of the demo each, directions "
+        f"lifted from {np.mean([lifted[k] for k in chosen]):.0f} (all {COMPONENTS}: {np.mean(lifted):.0f}), on {device_name()}: "
+        f"{np.median(seconds):.3g} s a component, against as many forward passes"
+    )
+    return {"sweep / its forward passes": row(float(np.median(ratios)), 1 / 1.15, what)}
 
 
 def traced(demo: Any) -> dict[str, Row]:
     """A trace against a forward with tangents for each of the (L − 1) T² + L T + 1 edges, as the reference's tracer ran a masked linear one."""
-    output = output_for(demo.model)
-    batches, _ = output.prepare(demo.model, demo.tokenizer, [SENTENCE], 1)
-    subject = Subject(demo.model, batches, output, Recipe(), demo.tokenizer)
+    subject = _asked(demo, [SENTENCE])
     step = _step(subject)
     values = {name: demo.model.get_parameter(name).detach() for name in step}
-    inputs = {key: value.to(DEVICE) for key, value in batches.batch(np.array([0])).items()}
+    inputs = {key: value.to(DEVICE) for key, value in subject.batches.batch(np.array([0])).items()}
 
     def trace() -> int:
         trace_direction(subject, step, 0)

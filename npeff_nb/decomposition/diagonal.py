@@ -355,7 +355,7 @@ class DNPEFF(TransformerMixin, BaseEstimator):
         it.
     restart_losses_ : final loss of every start.
     examples, parameters, logits, norms, classes, choices, feature_map, facts, subject : what came with the PEFs (see :class:`~npeff_nb.PEFs`); None
-        for other input.
+        for other input.  ``subject``, the live model, is not saved: :meth:`attach` gives it back.
     labels, profiles : as for :class:`~npeff_nb.NPEFF`: names given by a person, portraits; empty after a fit.
     """
 
@@ -512,6 +512,7 @@ class DNPEFF(TransformerMixin, BaseEstimator):
     top_examples, example_table = Factorisation.top_examples, Factorisation.example_table
     dead_components_, family = Factorisation.dead_components_, Factorisation.family
     __copy__, __getstate__ = Factorisation.__copy__, Factorisation.__getstate__
+    attach = Factorisation.attach
 
     def check_component(self, k: int) -> int:
         """``k`` as an int, or an error that names what exists."""

@@ -124,8 +124,8 @@ def merge_direction(
 
     Parameters
     ----------
-    fishers : the PEFs of the fit, or others of the same parameters, with the data set's diagonal Fisher (``diagonal=``); its model is taken where
-        ``dnpeff`` has none, as after loading.
+    fishers : the PEFs of the fit, or others of the same parameters, with the data set's diagonal Fisher (``diagonal=``).  Their model is taken where
+        ``dnpeff`` has none, as after loading without :meth:`~npeff_nb.DNPEFF.attach`.
     mix : λ, the component's weight in the merge.
     n_top : examples behind the sign pattern, those with the largest coefficients.  Their loss is that of the gold label where column ``label`` has
         one that is a class of the model, else (and for independent labels without ``fisher="empirical"``) that of the prediction.
@@ -297,7 +297,7 @@ def _subject(dnpeff: DNPEFF, fishers: PEFs, model: nn.Module | None) -> Subject:
         subject = fishers.subject
     if subject is None:
         raise ValueError(
-            "there is no model at hand for the examples of this D-NPEFF: give the Fishers that it was fitted on, after "
-            "fishers.attach(model, tokenizer)"
+            "there is no model at hand for the examples of this D-NPEFF: call dnpeff.attach(model, tokenizer), or give the Fishers that it was "
+            "fitted on, after fishers.attach(model, tokenizer)"
         )
     return subject if model is None or model is subject.model else subject.with_model(model)

@@ -20,7 +20,7 @@ import torch
 from npeff_nb._progress import Bar, Progress
 from npeff_nb.directions.controls import KINDS, clusters, control
 from npeff_nb.directions.lift import Direction, direction, subject_of
-from npeff_nb.directions.perturb import edit_sets, edited_logits, kl
+from npeff_nb.directions.perturb import edit_sets, kl, perturb
 from npeff_nb.fisher.predictions import gold_labels, predicted_classes, predictions_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def sweep(
     controls : some of ``"random"``, ``"combination"``, ``"kmeans"``, ``"other"`` (:mod:`npeff_nb.directions.controls`) and numbers of components;
         or a mapping from these to strengths of their own (None for the same): a random direction needs hundreds of times those for the same effect.
     fishers : the PEFs of the fit, for ``"kmeans"`` (as many clusters as there are components).
-    progress : a bar, none, or a function called as (done, total, what), which may raise :class:`~npeff_nb._progress.Cancelled`.
+    progress : a bar, none, or a function called as (done, total, what), which may raise :class:`~npeff_nb._progress.Cancelled`; the model is edited
+        meanwhile.
 
     Returns
     -------
@@ -102,11 +103,13 @@ def sweep(
             like = lifted[k] if k in lifted else direction(npeff, k)
             for kind, signed in grids.items():
                 along = like if kind == COMPONENT else control(npeff, k, kind, like, found, seed)
-                judged = []
-                for strength in signed:
-                    bar.what = f"component {k}: {_name(kind)} at strength {strength:+g}"
-                    judged.append(judge.of(edited_logits(subject, along, [strength], rows)[0]))
-                    bar.add(1)
+                judged, edit = [], perturb(subject.model, along, signed[0])
+                with edit:
+                    for strength in signed:
+                        edit.move(strength)
+                        bar.what = f"component {k}: {_name(kind)} at strength {strength:+g}"
+                        judged.append(judge.of(subject.logits(rows).numpy()))
+                        bar.add(1)
                 parts.append(_frame(npeff, k, pd.Categorical([_name(kind)], dtype=kinds), signed, sets, rows, judge, judged))
     return pd.concat(parts, ignore_index=True)
 

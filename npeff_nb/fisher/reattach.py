@@ -54,7 +54,8 @@ def subject_again(result: Any, model: nn.Module, tokenizer: Any, output: Output 
                 f"with this tokenizer the texts give {len(table)} examples, not {len(result.examples)}: attach the tokenizer of the extraction"
             )
     recipe = Recipe.from_json(result.facts["recipe"]) if "recipe" in result.facts else Recipe()
-    return Subject(model, batches, asked, recipe, tokenizer if inputs is None else None, result.choices)
+    gold = result.choices["labels"] if recipe.fisher == "empirical" else None
+    return Subject(model, batches, asked, recipe, tokenizer if inputs is None else None, result.choices, gold)
 
 
 def output_again(facts: dict[str, Any]) -> Output:

@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -621,6 +622,31 @@ def test_saved_and_loaded_again(kind, diagonals, pefs, tmp_path):
         pd.testing.assert_frame_equal(component_table(back), component_table(found))
     back.save(tmp_path / "it.dnpeff")  # over the file it is mapped from
     np.testing.assert_array_equal(nb.load(tmp_path / "it.dnpeff").transform(X), found.transform(X))
+
+
+def test_a_loaded_one_gets_its_model_again(pefs, tmp_path):
+    found = DNPEFF(3, n_init=1, random_state=0).fit(pefs)
+    back, model = nb.load(found.save(tmp_path / "it.dnpeff")), tiny.bert()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert back.attach(model, tiny.tokenizer()) is back
+    assert back.subject.model is model
+    np.testing.assert_allclose(back.subject.logits(np.arange(24)).numpy(), found.logits, atol=1e-6)  # float32
+    assert copy.copy(back).subject is back.subject
+
+
+def test_what_is_no_model_of_it_is_not_attached(pefs, fitted, tmp_path):
+    back = nb.load(DNPEFF(3, n_init=1, random_state=0).fit(pefs).save(tmp_path / "it.dnpeff"))
+    with pytest.warns(UserWarning, match=r"not the model that these Fishers were taken from: .* other values"):
+        back.attach(tiny.bert(seed=1), tiny.tokenizer())
+    back.subject = None
+    with pytest.raises(ValueError, match=r"they are over 'bert\S+' of shape \(16, 16\), and the model has it with shape \(32, 32\)"):
+        back.attach(tiny.bert(hidden_size=32), tiny.tokenizer())
+    assert back.subject is None
+    with pytest.raises(ValueError, match="fitted on an array: there are no examples and no model behind it"):
+        fitted.attach(tiny.bert(), tiny.tokenizer())
+    with pytest.raises(NotFittedError):
+        DNPEFF(3).attach(tiny.bert(), tiny.tokenizer())
 
 
 def test_other_folders_are_refused(npeff, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -344,6 +345,40 @@ def test_after_loading_the_fishers_bring_the_model(dnpeff, pefs, tmp_path):
     assert all(torch.equal(here[name], there[name]) for name in here)
     with pytest.raises(ValueError, match="no model at hand"):
         merge_direction(loaded, 0, fishers[:5])  # other examples: their rows are not the decomposition's
+
+
+def test_after_loading_the_decomposition_may_be_given_its_model_itself(dnpeff, pefs, tmp_path):
+    loaded, fishers = nb.load(dnpeff.save(tmp_path / "d.npeff")), nb.load(pefs.save(tmp_path / "f.pefs"))
+    with pytest.raises(ValueError, match=r"no model at hand .* call dnpeff.attach\(model, tokenizer\), or"):
+        merge_direction(loaded, 0, fishers)
+    loaded.attach(tiny.bert(), tiny.tokenizer())
+    here, there = (fisher_merge(one, 1, of, (0.05, 0.1), n_top=N_TOP) for one, of in ((dnpeff, pefs), (loaded, fishers)))
+    assert fishers.subject is None
+    assert all(torch.equal(here.direction[name], there.direction[name]) for name in here.direction)
+    assert (here.step, here.kl_ratio) == (there.step, there.kl_ratio)
+    # A part of the Fishers will do then: only their diagonal is read.
+    again = merge_direction(loaded, 1, fishers[:5], here.mix, n_top=N_TOP)
+    assert all(torch.equal(again[name], here.direction[name]) for name in again)
+
+
+@pytest.mark.parametrize("task", ["one of five", "several of five"])
+def test_gold_labels_are_known_after_loading(task, tmp_path):
+    """The loss of an empirical Fisher is that of its labels, also of such as the table does not name as classes."""
+    several = task == "several of five"
+    settings = {"problem_type": "multi_label_classification"} if several else {}
+    model = tiny.bert_for("SequenceClassification", num_labels=5, **settings)
+    draw = np.random.default_rng(0)
+    labels = list(draw.integers(0, 2, (8, 5)).tolist()) if several else [str(x) for x in draw.integers(0, 5, 8)]
+    if not several:
+        labels = [model.config.id2label[int(x)] for x in labels]
+    table = pd.DataFrame({"text": tiny.TEXTS, "label": labels})
+    pefs = extract_fishers(model, tiny.tokenizer(), table, fisher="empirical", features="sketch", diagonal=300, progress=False)
+    dnpeff = nb.DNPEFF(2, n_init=1, random_state=0).fit(pefs)
+    here = merge_direction(dnpeff, 0, pefs, n_top=4)
+    loaded = nb.load(dnpeff.save(tmp_path / "d.npeff")).attach(model, tiny.tokenizer())
+    there = merge_direction(loaded, 0, pefs, n_top=4)
+    assert here.gold == there.gold == 1.0
+    assert all(torch.equal(here[name], there[name]) for name in here)
 
 
 def test_another_model_may_be_given_and_is_left_as_it_was(dnpeff, pefs):

@@ -12,8 +12,9 @@ import twins
 
 from npeff_nb import NPEFF
 from npeff_nb._progress import Cancelled
+from npeff_nb.directions import sweeps
 from npeff_nb.directions.controls import clusters, control
-from npeff_nb.directions.perturb import edit_sets, kl
+from npeff_nb.directions.perturb import edit_sets, kl, perturb
 from npeff_nb.directions.sweeps import SETS, _reader, effects, label_matched, matched, medians, sweep
 from npeff_nb.fisher.extract import extract_fishers
 from npeff_nb.fisher.outputs import MultiLabel, NextToken
@@ -156,16 +157,40 @@ def test_equal_seeds_give_equal_tables_and_others_do_not(npeff):
     assert not run(3)["kl"].equals(run(4)["kl"])
 
 
-def test_the_model_is_left_as_it_was_also_when_it_is_cancelled(npeff, shared):
+@pytest.mark.parametrize("at", range(10))
+def test_the_model_is_left_as_it_was_also_when_it_is_cancelled(at, npeff, shared):
+    """Between any two of 1 + 2 · 4 forwards, also within a direction."""
     before = twins.state(shared.subject.model)
 
     def stop(done, total, what):
-        if done == 4:
+        if done == at:
             raise Cancelled
 
     with pytest.raises(Cancelled):
         sweep(npeff, [1], (0.1, 0.4), **SMALL | {"progress": stop})
     twins.assert_untouched(shared.subject.model, before)
+
+
+def test_the_model_is_left_as_it_was_when_it_fails_under_an_edit(npeff, shared, monkeypatch):
+    before, asked, logits = twins.state(shared.subject.model), [], shared.subject.logits
+
+    def fails(rows):
+        asked.append(rows)
+        if len(asked) == 4:
+            raise MemoryError
+        return logits(rows)
+
+    monkeypatch.setattr(shared.subject, "logits", fails)
+    with pytest.raises(MemoryError):
+        sweep(npeff, [1], (0.1, 0.4), **SMALL)
+    twins.assert_untouched(shared.subject.model, before)
+
+
+def test_parameters_are_copied_once_for_each_direction(npeff, monkeypatch):
+    opened = []
+    monkeypatch.setattr(sweeps, "perturb", lambda *given: (opened.append(given), perturb(*given))[1])
+    sweep(npeff, [1, 3], (0.1, 0.2, 0.4), controls=("random",), **SMALL)
+    assert len(opened) == 4
 
 
 def test_without_gold_labels_correctness_is_missing(npeff):
