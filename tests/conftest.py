@@ -36,8 +36,9 @@ def fitted_once(shared):
 
 @pytest.fixture
 def npeff(fitted_once):
-    """A decomposition of ``shared`` whose coefficients, labels and profiles are the test's own; the subject behind it is shared."""
+    """A decomposition of ``shared`` whose table, coefficients, names and profiles are the test's own; the subject behind it is shared."""
     own = copy.copy(fitted_once)
+    own.examples = fitted_once.examples.copy()
     own.coefficients_, own.labels, own.notes, own.stars, own.profiles = fitted_once.coefficients_.copy(), {}, {}, set(), {}
     return own
 
