@@ -88,9 +88,10 @@ class Bar:
 
     def __init__(self, progress: bool | Progress, total: int | None, what: str, unit: str, kept: str = "") -> None:
         self._tell = progress if callable(progress) else None
-        self.what, self.at, self._kept, self._since = what, At(what, 0, total, unit), kept, monotonic()
+        self.what, self.at, self._kept = what, At(what, 0, total, unit), kept
         # With nothing to do there is nothing to watch.
         self._face: Face | None = _face(self.at) if progress and self._tell is None and total != 0 else None
+        self._whole, self._earlier, self._since = what, 0, monotonic()
 
     def __enter__(self) -> Self:
         if self._tell is not None:
@@ -120,12 +121,13 @@ class Bar:
 
     def begin(self, what: str) -> None:
         """The next part, counted anew."""
+        self._earlier += self.at.done
         self.what, self.at = what, At(what, 0, self.at.total, self.at.unit)
 
     def _last_words(self, error: BaseException | None) -> str:
         at, took = self.at, span(monotonic() - self._since)
         if error is None:
-            return f"{at.what}: {at.counted(at.done)} in {took}" + (f" · {at.note}" if at.note else "")
+            return f"{self._whole}: {at.counted(self._earlier + at.done)} in {took}" + (f" · {at.note}" if at.note else "")
         if isinstance(error, (Cancelled, KeyboardInterrupt)):
             return f"{at.what}: cancelled after {at.so_far()}, {took}"
         return f"{at.what}: failed after {at.so_far()}: {type(error).__name__}: {error}"

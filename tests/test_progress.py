@@ -95,7 +95,7 @@ def test_pieces_with_names_and_parts_counted_anew(face):
         bar.begin("start 2 of 2")
         bar.add(5, "explained=0.4")
     assert face.told == [("fit", 1, "component 3", ""), ("start 2 of 2", 5, "", "explained=0.4")]
-    assert face.ended.startswith("start 2 of 2: 5 iterations in ") and face.ended.endswith(" · explained=0.4")
+    assert face.ended.startswith("fit: 6 iterations in ") and face.ended.endswith(" · explained=0.4")
 
 
 def test_a_function_is_told_and_no_bar_is_drawn(face):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from browsing import keep_picture, open_page
+from jupyter import in_kernel, open_notebook, ours, run_all
 
 import npeff_nb as nb
 
@@ -97,7 +98,14 @@ def tab_to(page, selector, most=60):
         page.keyboard.press("Tab")
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
-    pytest.fail(f"Tab does not reach {selector}")
+    pytest.fail(f"Tab does not reach {selector} from the tabs")
+
+
+def go(page, panel, selector):
+    """To a tab by arrow keys, then by Tab to a part of its panel."""
+    page.locator(".npeff-explorer [role=tab][tabindex='0']").focus()
+    press(page, "Home", *["ArrowRight"] * PANELS.index(panel))
+    tab_to(page, selector)
 
 
 def in_panel(page):
@@ -125,3 +133,79 @@ def test_keyboard_reaches_every_panel_and_something_in_it(address):
         press(page, "Home")
         assert page.locator("[role=tab]:focus").inner_text() == PANELS[0]
         assert wrong == []
+
+
+def component(page):
+    """The component in focus, by the list."""
+    chosen = page.locator('[role=listbox][aria-label="components"] [aria-selected=true]')
+    return int(chosen.get_attribute("aria-label").removeprefix("component ").split(":")[0])
+
+
+def test_what_each_panel_is_for_works_by_keys(address):
+    with open_page(viewport=SIZE) as (page, wrong):
+        page.goto(address)
+        page.get_by_role("tablist").wait_for()
+
+        go(page, "Components", "[aria-label='components'] [role=option]")
+        seen = [component(page)]
+        press(page, "End", "Enter")
+        seen.append(component(page))
+        press(page, "Home", "Enter")
+        assert len({*seen, component(page)}) == 2
+
+        for panel, part, keys in (
+            ("Table", "tr[role=row]", ["End", "Enter"]),
+            ("Map", "[role=listbox][aria-label='map of components'] [role=option]", ["End", "Enter"]),
+        ):
+            before = component(page)
+            go(page, panel, part)
+            press(page, *keys)
+            if component(page) == before:
+                press(page, "Home", "Enter")
+            assert component(page) != before, panel
+
+        go(page, "Heatmap", "[role=application]")
+        press(page, "ArrowDown", "ArrowRight", "Enter")
+        picked = page.get_by_role("list", name="picked examples", exact=True)
+        picked.wait_for()
+        assert picked.locator("li").count() >= 1
+
+        go(page, "Lab", "[role=tabpanel]:not([hidden]) input[type=range]")
+        value = page.locator("[role=tabpanel]:not([hidden]) input[type=number]").first
+        before = value.input_value()
+        press(page, "ArrowLeft", "ArrowLeft")
+        assert float(value.input_value()) < float(before)
+        assert wrong == []
+
+
+LIVE = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+import tiny
+import npeff_nb as nb
+fishers = nb.extract_fishers(tiny.bert(), tiny.tokenizer(), tiny.table(), features="dense", progress=False)
+explorer = nb.explore(nb.NPEFF(4, n_init=1, random_state=0).fit(fishers), panel="text")
+explorer
+"""
+
+
+def test_own_text_and_trace_work_by_keys(lab):
+    """These two ask a model, so there has to be a kernel."""
+    with open_page(viewport={"width": 1300, "height": 2200}) as (page, wrong):
+        open_notebook(page, lab.put("keys", LIVE))
+        run_all(page)
+        page.get_by_label("your text", exact=True).wait_for(timeout=30_000)
+        go(page, "My text", "textarea[aria-label='your text']")
+        page.keyboard.type("who is the king ?")
+        press(page, "Enter")
+        page.locator(".nx-ownresult:not([hidden])").wait_for(timeout=30_000)
+        tab_to(page, "[aria-label='Trace it through the network']")
+        press(page, "Enter")
+        trace = page.locator("[role=group][aria-label^='trace; arrow keys']")
+        trace.wait_for(timeout=30_000)
+        assert page.locator(".npeff-explorer [role=tab][aria-selected=true]").inner_text() == "Trace"
+        go(page, "Trace", "[aria-label^='trace; arrow keys']")
+        press(page, "ArrowDown")
+        page.wait_for_function("() => document.querySelector('.nx-trace .nx-readout').textContent.length > 0")
+        assert in_kernel(page, "explorer.panel, explorer.text") == "trace who is the king ?"
+        assert ours(wrong) == []
