@@ -92,7 +92,7 @@ def sweep(
     assert labels is not None, "Fishers always come with logits"
     kinds = pd.CategoricalDtype([_name(kind) for kind in grids])
     parts = []
-    with Bar(progress, len(chosen) * (1 + sum(map(len, grids.values()))), "Sweep", "forward") as bar:
+    with Bar(progress, len(chosen) * (1 + sum(map(len, grids.values()))), "Sweep", "forward pass") as bar:
         for k in chosen:
             sets = _sets(npeff, k, labels, n_top, n_baseline, seed)
             rows = np.unique(np.concatenate(list(sets.values())))

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from npeff_nb._progress import Progress
+from npeff_nb._progress import Bar, Progress
 from npeff_nb.directions.lift import Direction, direction, random_direction, subject_of
 from npeff_nb.directions.perturb import EditSets, edit_sets, edited_logits, kl, kl_ratio
 from npeff_nb.directions.preview import response, trust
@@ -129,8 +128,10 @@ def profile_all(npeff: Factorisation, components: Iterable[int] | None = None, p
     """Profiles of several components (all by default), with a progress bar; those already there are kept."""
     chosen = range(len(npeff.components_)) if components is None else [npeff.check_component(k) for k in components]
     used = [k for k in chosen if len(npeff.top_examples(k, 1))]
-    for k in tqdm(used, desc="Components", unit="component", disable=not progress):
-        profile(npeff, k)
+    with Bar(progress, len(used), "Components", "component") as bar:
+        for k in used:
+            profile(npeff, k)
+            bar.add(1)
 
 
 def _tokens(npeff: Factorisation, found: Direction, rows: np.ndarray) -> dict[str, Any]:

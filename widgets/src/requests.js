@@ -69,10 +69,10 @@ export function createRequests(model, scope) {
       try {
         model.send({ id, ...request });
       } catch (error) {
-        // a notebook without a kernel: say so where the answer would have been
+        // a notebook without a kernel, or with another one than this view was made in: say so where the answer would have been
         const request = waiting.get(id);
         waiting.delete(id);
-        request?.reject(error instanceof Error ? error : new Error(String(error)));
+        request?.reject(new Error(`the kernel that made this view is gone; run the cell again (${error instanceof Error ? error.message : error})`));
       }
       return { promise, cancel: () => cancel(id) };
     },

@@ -61,7 +61,7 @@ function waitingLine(what, onCancel) {
   const element = h("div", { class: "nx-status", role: "status" }, bar, words, button(`cancel ${what}`, "Cancel", onCancel));
   let heard = false;
   setTimeout(() => {
-    if (element.isConnected && !heard) words.textContent = `${what} … no answer yet: the kernel may be busy with a cell, or not running`;
+    if (element.isConnected && !heard) words.textContent = `${what} … no answer yet: the kernel may be busy with a cell, or not running (then run the cell again)`;
   }, PATIENCE_MS);
   return {
     element,
