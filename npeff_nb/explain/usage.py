@@ -53,6 +53,8 @@ def usage(W: np.ndarray, used: float, top: int, bins: int) -> Usage:
 
 def together(W: np.ndarray, k: int, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """(r,) correlation over the examples of component ``k``'s coefficients with every one's; 0 with what never varies."""
-    products = (W[:, k] - mean[k]) @ W  # centred, so the others need not be
+    w = W[:, k]
+    users = np.flatnonzero(w)  # few: what the others add to the covariance is their mean
+    products = w[users] @ W[users] - len(w) * mean[k] * mean
     scale = spread * spread[k]
     return np.divide(products, scale, out=np.zeros(len(mean)), where=scale > 1e-12)
