@@ -70,7 +70,7 @@ def preview(subject: Subject) -> dict[str, Row]:
         edited_logits(subject, step, [0.3], shown)
         return 1
 
-    rates = in_turn({"plain": plain, "preview": first_order, "release": released}, runs=3 * RUNS)
+    rates = in_turn({"plain": plain, "preview": first_order, "release": released}, runs=9 * RUNS)
     what = f"{SHOWN} questions of the demo, on {device_name()}"
     return {
         "preview / plain forward": row(

@@ -90,9 +90,9 @@ def measure(page: Page, devtools: CDPSession, components: int) -> dict[str, Any]
     for how in ("zoom", "pan"):
         found[how] = page.evaluate(MOVE, [how, SECONDS])
     act(page, ACTIONS // 4, components, seed=1)  # what is kept on purpose is kept by then
-    begin = held(devtools)
+    begin = held(page, devtools)
     act(page, ACTIONS, components, seed=2)
-    found["heap"] = {"before": begin, "after": held(devtools)}
+    found["heap"] = {"before": begin, "after": held(page, devtools)}
     return found
 
 
@@ -119,8 +119,15 @@ def act(page: Page, times: int, components: int, seed: int) -> None:
                     options.nth(rng.randrange(min(components, options.count()))).click()
 
 
-def held(devtools: CDPSession) -> dict[str, float]:
-    """What the page holds after the garbage has been collected."""
+def held(page: Page, devtools: CDPSession) -> dict[str, float]:
+    """What the page holds after the garbage has been collected, in one state: the first tab, nothing picked, nothing searched."""
+    root = page.locator(".npeff-explorer")
+    root.get_by_role("tab").nth(0).click()
+    root.get_by_label("search", exact=True).fill("")
+    if root.get_by_label("clear picked examples").is_visible():
+        root.get_by_label("clear picked examples").click()
+    root.locator(".nx-components .nx-component").nth(0).click()
+    page.wait_for_timeout(1000)
     for _ in range(3):
         devtools.send("HeapProfiler.collectGarbage")
         time.sleep(0.3)

@@ -20,8 +20,7 @@ import { covers, createGrid, randomAt, roughAt, runAt } from "./sweep.js";
 
 /** @typedef {"original" | "preview" | "interpolated" | "computed" | "unknown"} Source unknown: what some component does to these examples is not here */
 /** @typedef {{ state: "still" } | { state: "running", progress: Progress | null } | { state: "failed" | "cancelled", message: string }} Work */
-/** @typedef {Response & { probabilities: (number[] | undefined)[] }} Effects probabilities of the examples shown, in their order */
-/** @typedef {{ before: Effects, after: Effects, source: Source }} Shown */
+/** @typedef {{ before: Response, after: Response, source: Source }} Shown */
 /** @typedef {{ strengths: number[], top: number[], baseline: number[] }} Curve */
 /** @typedef {ReturnType<typeof createEffect>} Effect */
 
@@ -232,14 +231,11 @@ export function createEffect(traits, focus, requests, scope) {
     return { response: { ...response, kl_random: random }, source: "preview" };
   }
 
-  /** @param {Response} response @returns {Effects} */
-  const ofShown = (response) => ({ ...response, probabilities: (focus.detail?.top ?? []).map(({ row }) => response.of(row)) });
-
   /** @returns {Shown | null} */
   function look() {
     if (!sweep() && !judge()) return null;
     const { response, source, before } = respond();
-    return { before: ofShown(before ?? judge()?.still ?? roughAt(/** @type {Sweep} */ (sweep()), 0)), after: ofShown(response), source };
+    return { before: before ?? judge()?.still ?? roughAt(/** @type {Sweep} */ (sweep()), 0), after: response, source };
   }
 
   /** @param {{ n_baseline: number }} by @param {number[]} places @param {(strength: number) => Response} judged @returns {Curve} */
