@@ -375,7 +375,7 @@ class Factorisation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         check_is_fitted(self, "components_")
         if self.examples is None:
-            raise ValueError("this NPEFF was fitted on an array: there are no examples and no model behind it")
+            raise ValueError(f"this {type(self).__name__} was fitted on an array: there are no examples and no model behind it")
         self.subject = subject_again(self, model, tokenizer, output, logits, inputs)
         return self
 

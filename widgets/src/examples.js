@@ -195,7 +195,12 @@ export function topExamples(context) {
     });
     // for the mouse; by keyboard the same is done with the buttons below the list
     if (example.duplicates?.length) row.acts.append(act(`and ${example.duplicates.length} alike`, () => toggleAlike(index)));
-    if (traces(traits)) row.acts.append(act("trace", () => toTrace(traits, example.row)));
+    if (traces(traits)) {
+      // over the line's end and only under the mouse: in the line it would wrap, and the list jump, when a chip grows with the slider
+      const corner = act("trace", () => toTrace(traits, example.row));
+      corner.classList.add("nx-corner");
+      element.append(corner);
+    }
     return row;
   }
 
