@@ -138,8 +138,13 @@ def choose(page: Page, menu: str, entry: str) -> None:
 
 def in_kernel(page: Page, expression: str) -> str:
     """Types an expression into a new last cell, runs it and reads what it printed."""
-    # At its left edge: there no cell has anything that could be meant, whether it is code or rendered text.
-    page.locator(".jp-Notebook .jp-Cell").last.click(position={"x": 30, "y": 10})
+    last = page.locator(".jp-Notebook .jp-Cell").last
+    # Rendered text hides its source; code has it in view, and the widgets of its output are not meant.
+    source = last.locator(".cm-content")
+    if source.is_visible():
+        source.click()
+    else:
+        last.click(position={"x": 30, "y": 10})
     page.keyboard.press("Escape")
     page.keyboard.press("b")
     page.keyboard.press("Enter")
