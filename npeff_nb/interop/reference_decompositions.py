@@ -500,9 +500,7 @@ def as_factorisation(decomposition: ReferenceDecomposition, pefs: ReferencePEFs)
     found.reconstruction_err_ = max(0.0, total - float(parts.sum()))
     found.explained_variance_ = float(np.clip(parts.sum() / total, 0.0, 1.0))
     found.losses_, found.restart_losses_, found.n_iter_, found.converged_ = [found.reconstruction_err_], [found.reconstruction_err_], 0, False
-    for name in ("examples", "parameters", "feature_map", "logits", "norms", "classes", "subject"):
-        setattr(found, name, None)
-    found.choices, found.facts, found.profiles = {}, {}, {}
+    found._adopt(None)
     found.labels = {at: f"component {j} of the file" for at, j in enumerate(order.tolist())}
     return found
 

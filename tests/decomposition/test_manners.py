@@ -503,7 +503,7 @@ def asks(shared, folder):
         for name in (
             "coefficients_", "components_", "projections_", "reconstruction_err_", "explained_variance_", "component_shares_", "example_explained_",
             "n_iter_", "losses_", "converged_", "restart_losses_", "n_features_in_", "dead_components_", "examples", "parameters", "logits", "norms",
-            "classes", "choices", "facts", "labels", "profiles", "family",
+            "classes", "choices", "facts", "labels", "notes", "stars", "profiles", "family",
         )
     }  # fmt: skip
     return own | {
