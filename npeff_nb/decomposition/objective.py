@@ -66,8 +66,8 @@ def line_minimum(rows: Rows, W: Tensor, V: Tensor, P: Tensor, Q: Tensor, S: Tens
 
     V = WᵀΩW; P, Q: projections of H and D; S = H Hᵀ, C = H Dᵀ + D Hᵀ, E = D Dᵀ.
     """
-    energies = torch.stack([(P * Q).sum(1), Q.square().sum(1)])
-    sums = rows.total((rows.weights[:, None] * W * energies).sum((1, 2))).tolist()
+    weighted = (rows.weights[:, None] * W).flatten()
+    sums = rows.total(torch.stack([torch.dot(weighted, (P * Q).sum(1).flatten()), torch.dot(weighted, Q.square().sum(1).flatten())])).tolist()
     quartic = [
         0.0,
         -4 * sums[0] + float(2 * (V * S * C).sum()),

@@ -695,7 +695,15 @@ def test_the_model_is_left_as_it_was_by_an_error(error, bert, tokenizer):
     assert len(calls) == 2
 
 
-def test_ctrl_c_comes_between_two_batches(bert, tokenizer):
+@pytest.fixture
+def ctrl_c():
+    """Where tests run in the background of a shell, Ctrl-C is ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_comes_between_two_batches(bert, tokenizer, ctrl_c):
     calls = []
 
     def logits(model, batch):
