@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ from npeff_nb._progress import Bar, Progress
 from npeff_nb.directions.controls import KINDS, clusters, control
 from npeff_nb.directions.lift import Direction, direction, subject_of
 from npeff_nb.directions.perturb import edit_sets, kl, perturb
-from npeff_nb.fisher.predictions import gold_labels, predicted_classes, predictions_of
+from npeff_nb.fisher.predictions import decided, gold_labels, predicted_classes, predictions_of
 
 if TYPE_CHECKING:
     from npeff_nb.decomposition.factorisation import Factorisation
@@ -297,8 +298,7 @@ class _Judge:
 
     def __init__(self, npeff: Factorisation, original: np.ndarray, gold: np.ndarray | None) -> None:
         self.family, self.classes, self.gold, self.original = npeff.family, npeff.classes, gold, original
-        # "Anything else" is no prediction: the likeliest single outcome is.
-        self.single = -1 if "outcomes" in npeff.choices and self.family == "categorical" else None
+        self._predicted = partial(decided, npeff)
         self.predicted = self._predicted(original)
         self.odds = self._log_odds(original)
         self.known = np.zeros(len(original), dtype=bool) if gold is None else np.asarray(pd.notna(gold))
@@ -311,9 +311,6 @@ class _Judge:
             "kl": kl(logits, self.original, self.family), "log_odds": self._log_odds(logits) - self.odds,
             "flip": changed if changed.ndim == 1 else changed.any(1), "correct": self._correct(logits),
         }  # fmt: skip
-
-    def _predicted(self, z: np.ndarray) -> np.ndarray:
-        return z > 0 if self.family == "bernoulli" else z[:, : self.single].argmax(1)
 
     def _log_odds(self, z: np.ndarray) -> np.ndarray:
         """Of what was predicted before, log P/(1 − P), float64."""

@@ -17,9 +17,9 @@ from npeff_nb.directions.perturb import EditSets, edit_sets, edited_logits, kl, 
 from npeff_nb.directions.preview import response, trust
 from npeff_nb.explain.describe import SHOWN
 from npeff_nb.explain.packed import pack
-from npeff_nb.explain.tokens import ELSEWHERE, token_shares, words
+from npeff_nb.explain.tokens import token_shares, words_of_example
 from npeff_nb.fisher.batches import TextBatches
-from npeff_nb.fisher.predictions import probabilities
+from npeff_nb.fisher.predictions import decided, probabilities
 
 if TYPE_CHECKING:
     from npeff_nb.decomposition.factorisation import Factorisation
@@ -136,14 +136,9 @@ def profile_all(npeff: Factorisation, components: Iterable[int] | None = None, p
 
 def _tokens(npeff: Factorisation, found: Direction, rows: np.ndarray) -> dict[str, Any]:
     subject = subject_of(npeff)
-    batches = subject.batches
-    assert isinstance(batches, TextBatches), "tokens are split for texts only"
     out = {}
     for row, (shares, rest) in token_shares(subject, found, rows).items():
-        spoken, asides = words(subject.tokenizer, batches.texts[row], shares, None if batches.pairs is None else batches.pairs[row],
-                               list(batches.encoded["input_ids"][row]))  # fmt: skip
-        if abs(rest) > 1e-9:
-            asides.append({"name": ELSEWHERE, "share": rest})
+        spoken, asides = words_of_example(subject, row, shares, rest)
         out[str(row)] = {"words": spoken, "asides": asides}
     return out
 
@@ -222,8 +217,6 @@ class _Edit:
 
 
 def changed(npeff: Factorisation, moved: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """(m,) whether another prediction is made, from logits (m, c).  "Anything else" is none: the likeliest single outcome is."""
-    if npeff.family == "bernoulli":
-        return ((moved > 0) != (original > 0)).any(1)
-    last = -1 if "outcomes" in npeff.choices else None
-    return moved[:, :last].argmax(1) != original[:, :last].argmax(1)
+    """(m,) whether another prediction is made, from logits (m, c)."""
+    other = decided(npeff, moved) != decided(npeff, original)
+    return other if other.ndim == 1 else other.any(1)

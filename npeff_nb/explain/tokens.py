@@ -233,6 +233,23 @@ def _along(use: Use, value: Tensor) -> Tensor:
     return use.along(value.reshape(value.shape[0] if value.ndim else 1, -1).to(use.right if isinstance(use, Outer) else use.gradient))
 
 
+def words_of_example(
+    subject: Subject, row: int, shares: np.ndarray, rest: float, *, power: int = 1, joined: bool = True
+) -> tuple[list[dict], list[dict]]:
+    """:func:`words` of one example, with what belongs to no token (``rest``) among the asides.
+
+    ``power``: tokens' and rest's numbers are raised to it before those of a word are summed (2 for lengths of gradients).
+    """
+    batches = _texts(subject)
+    spoken, asides = words(
+        subject.tokenizer, batches.texts[row], shares**power, None if batches.pairs is None else batches.pairs[row],
+        list(batches.encoded["input_ids"][row]), joined=joined,
+    )  # fmt: skip
+    if abs(rest) > 1e-9:
+        asides.append({"name": ELSEWHERE, "share": rest**power})
+    return spoken, asides
+
+
 def words(
     tokenizer: Any, text: str, shares: np.ndarray, text_pair: str | None = None, ids: list[int] | None = None, *, joined: bool = True
 ) -> tuple[list[dict], list[dict]]:

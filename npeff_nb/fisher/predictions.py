@@ -31,6 +31,16 @@ def predicted_classes(logits: np.ndarray, classes: Sequence[str], family: str = 
     return np.asarray(classes, dtype=object)[logits.argmax(1)]
 
 
+def decided(fishers: Any, logits: np.ndarray) -> np.ndarray:
+    """What logits (m, c) predict: (m,) the number of the likeliest outcome, or, of independent labels, (m, c) which are more likely than not.
+
+    Where few of many classes are kept, *anything else* is no prediction: the likeliest single outcome is.
+    """
+    if fishers.family == "bernoulli":
+        return logits > 0
+    return logits[:, : -1 if "outcomes" in fishers.choices else None].argmax(1)
+
+
 def predictions_of(fishers: Any) -> np.ndarray | None:
     """Name of what each example was predicted to be, (n,), for PEFs and for what is made of them; None without logits."""
     if fishers.logits is None:

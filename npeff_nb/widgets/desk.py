@@ -112,7 +112,7 @@ def _page(desk: Desk, content: dict[str, Any], tell: Tell) -> dict[str, Any]:
     state = content.get("state")
     if not isinstance(state, dict):
         raise ValueError(f"the page's state is {state!r}, not a table of values")
-    return {"name": f"{desk.bundle.title}.html", "text": page(desk.npeff, panels=content.get("panels"), **state)}
+    return {"name": f"{desk.bundle.title}.html", "text": page(desk.npeff, bundle=desk.bundle, panels=content.get("panels"), **state)}
 
 
 QUICK: dict[str, Handler] = {

@@ -215,7 +215,7 @@ class Explorer(anywidget.AnyWidget):
 
         What was computed so far (:meth:`npeff_nb.NPEFF.profile`) is in it; what needs the model says so.
         """
-        return write_page(self.npeff, path, panels=list(self.panels), **self.state)
+        return write_page(self.npeff, path, bundle=self._desk.bundle, panels=list(self.panels), **self.state)
 
     def parameter_map(self) -> go.Figure:
         """The layer × matrix map of the component in focus as a Plotly figure."""

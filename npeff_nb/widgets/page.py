@@ -32,12 +32,13 @@ def static_text(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
-def page(npeff: NPEFF, *, panels: list[str] | None = None, **state: Any) -> str:
+def page(npeff: NPEFF, *, bundle: Bundle | None = None, panels: list[str] | None = None, **state: Any) -> str:
     """The page's text.  Data stands in it as JSON in which no ``<`` occurs, so that no text of an example can become markup.
 
-    ``panels`` and ``state`` are what :class:`~npeff_nb.widgets.explorer.Explorer` has under these names.
+    ``bundle`` is the decomposition's, where there is one already; ``panels`` and ``state`` are what
+    :class:`~npeff_nb.widgets.explorer.Explorer` has under these names.
     """
-    bundle = Bundle(npeff)
+    bundle = Bundle(npeff) if bundle is None else bundle
     overview = bundle.overview(live=False)
     details = [bundle.detail(k, NOT_PROFILED) for k in range(len(npeff.components_))]
     samples = [_samples(npeff.coefficients_[:, k]) for k in range(len(npeff.components_))]

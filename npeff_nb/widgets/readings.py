@@ -75,22 +75,17 @@ def coloured(subject: Subject, direction: Mapping[str, Tensor], rows: np.ndarray
     pieces : tokens as the tokenizer has them instead of words.
     """
     from npeff_nb.explain.sensitivity import input_sensitivity
-    from npeff_nb.explain.tokens import ELSEWHERE, token_shares, words
+    from npeff_nb.explain.tokens import token_shares, words_of_example
 
     if mode not in MODES:
         raise ValueError(f"tokens {mode!r} are not known; choose one of {', '.join(map(repr, MODES))}")
-    share, batches = mode == "share", _batches(subject)
+    share = mode == "share"
     of_all = token_shares(subject, direction, rows) if share else input_sensitivity(subject, direction, rows, signed=False)
     found = []
     for row in map(int, rows):
         values, rest = of_all[row]
         # A word's gradient is as long as those of its pieces together.
-        spoken, asides = words(
-            subject.tokenizer, batches.texts[row], values if share else values**2, None if batches.pairs is None else batches.pairs[row],
-            list(batches.encoded["input_ids"][row]), joined=not pieces,
-        )  # fmt: skip
-        if abs(rest) > 1e-9:
-            asides.append({"name": ELSEWHERE, "share": rest if share else rest**2})
+        spoken, asides = words_of_example(subject, row, values, rest, power=1 if share else 2, joined=not pieces)
         if not share:
             largest = max((one["share"] for one in [*spoken, *asides]), default=0.0) or 1.0
             for one in [*spoken, *asides]:
